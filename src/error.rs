@@ -1,0 +1,111 @@
+//! The one error type of the crate: what went wrong, with the numbers, and what to do next.
+
+/// `Result` with the crate's [`enum@Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong, in four groups: the device, the model's files, the plan, the call.
+///
+/// Messages are one sentence, carry the numbers that decided, and name the next step where there is one.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No adapter answers to the request.
+    #[error(
+        "no GPU adapter {wanted}; found: {found} (install a Vulkan driver, for example mesa-vulkan-drivers, or see `benben doctor`)"
+    )]
+    NoAdapter {
+        /// What was asked for, as a phrase: "at all", "named 'x'".
+        wanted: String,
+        /// The adapters that are there, or "none".
+        found: String,
+    },
+    /// The adapter lacks something that the call needs.
+    #[error("the adapter cannot do this: {need}, but it has {have}")]
+    Unsupported {
+        /// What is needed.
+        need: String,
+        /// What the adapter offers.
+        have: String,
+    },
+    /// The device is gone, or refused a command; the session cannot go on.
+    #[error("the GPU device was lost: {0}; open it again and load the model anew")]
+    DeviceLost(String),
+    /// An allocation failed although the plan fitted.
+    #[error(
+        "the GPU is out of memory while allocating {bytes} bytes for {what}; close other programs, or use a shorter --context"
+    )]
+    OutOfMemory {
+        /// What the allocation was for.
+        what: String,
+        /// Its size in bytes.
+        bytes: u64,
+    },
+    /// A file could not be read.
+    #[error("cannot read {path}: {reason}")]
+    File {
+        /// The path as it was given.
+        path: String,
+        /// The operating system's words.
+        reason: String,
+    },
+    /// A file was read and is not what it claims to be.
+    #[error("{file} is damaged or not supported: {reason}")]
+    Format {
+        /// The file, or the kind of file.
+        file: String,
+        /// What is wrong, with the numbers.
+        reason: String,
+    },
+    /// The model lacks a tensor that its architecture needs.
+    #[error("the model has no tensor '{0}', which its architecture needs")]
+    MissingTensor(String),
+    /// A tensor's shape contradicts the configuration.
+    #[error("tensor '{tensor}' has shape {found:?}, but the configuration says {expected:?}")]
+    Shape {
+        /// The tensor's name.
+        tensor: String,
+        /// The shape that follows from the configuration, outermost first.
+        expected: Vec<usize>,
+        /// The shape in the file, outermost first.
+        found: Vec<usize>,
+    },
+    /// The tokenizer or the chat template failed.
+    #[error("tokenizer: {0}")]
+    Text(String),
+    /// The memory plan exceeds a limit; nothing was uploaded.
+    #[error("does not fit: {what} needs {need} bytes, but {limit_name} is {limit} bytes; {advice}")]
+    DoesNotFit {
+        /// The part of the plan that is too large.
+        what: String,
+        /// Bytes it needs.
+        need: u64,
+        /// The limit's name.
+        limit_name: String,
+        /// The limit in bytes.
+        limit: u64,
+        /// The flag that would make it fit.
+        advice: String,
+    },
+    /// The prompt and the tokens to generate exceed the context.
+    #[error(
+        "{need} tokens are needed, but the context holds {context}; shorten the prompt or raise --context (the model was trained for {trained})"
+    )]
+    ContextFull {
+        /// Tokens needed.
+        need: usize,
+        /// Tokens the session has room for.
+        context: usize,
+        /// The model's own limit.
+        trained: usize,
+    },
+    /// A value that the caller gave makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl Error {
+    /// A [`Error::Format`] in one call.
+    pub(crate) fn format(file: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Format { file: file.into(), reason: reason.into() }
+    }
+}

@@ -1,0 +1,7 @@
+//! benben: a WebGPU runtime for decoder language models whose KV cache is a pyramid.
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+
+mod error;
+
+pub use error::{Error, Result};
