@@ -3,5 +3,8 @@
 #![warn(missing_docs)]
 
 mod error;
+pub mod gpu;
+pub mod kernels;
+mod trusted;
 
 pub use error::{Error, Result};

@@ -1,0 +1,190 @@
+//! The handle to a device: open or adopt it, allocate on it, write to it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::account::{Account, Bytes, Class, Counters};
+use super::adapter::{AdapterChoice, find, optional_features, required_limits};
+use super::kernel;
+use super::readback::Poller;
+use super::tensor::{Element, Tensor};
+use super::tuning::Tuning;
+use crate::{Error, Result};
+
+/// A device with its queue, its pipelines and its books. Clones share everything.
+#[derive(Debug, Clone)]
+pub struct Gpu {
+    pub(super) inner: Arc<Inner>,
+    tuning: Tuning,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    info: wgpu::AdapterInfo,
+    account: Arc<Account>,
+    fault: Fault,
+    pub kernels: kernel::Cache,
+    pub staging: Mutex<Vec<wgpu::Buffer>>,
+    pub poller: Poller,
+}
+
+/// The first error that the device reported on its own, outside any call.
+#[derive(Debug, Clone, Default)]
+struct Fault(Arc<Mutex<Option<String>>>);
+
+impl Fault {
+    fn set(&self, message: String) {
+        self.lock().get_or_insert(message);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Gpu {
+    /// Opens an adapter of this machine with everything benben can use of it.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] when none fits, [`Error::Unsupported`] when it refuses WebGPU's default limits.
+    pub async fn open(choice: &AdapterChoice) -> Result<Self> {
+        let adapter = find(choice).await?;
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("benben"),
+            required_features: adapter.features() & optional_features(),
+            required_limits: required_limits(&adapter),
+            ..Default::default()
+        };
+        let (device, queue) = adapter.request_device(&descriptor).await.map_err(|e| Error::Unsupported {
+            need: "a device with WebGPU's default limits".to_owned(),
+            have: format!("adapter '{}', which says: {e}", adapter.get_info().name),
+        })?;
+        let fault = Fault::default();
+        let (on_error, on_loss) = (fault.clone(), fault.clone());
+        device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| on_error.set(e.to_string())));
+        device.set_device_lost_callback(move |reason, message| on_loss.set(format!("{reason:?}: {message}")));
+        Ok(Self::new(&adapter, device, queue, fault))
+    }
+
+    /// Uses a device that somebody else opened and goes on using: a game, a desktop app.
+    ///
+    /// Ask the adapter for [`required_limits`] and whatever of [`optional_features`] it has. The host keeps its
+    /// own handlers for device errors and loss.
+    pub fn adopt(adapter: &wgpu::Adapter, device: wgpu::Device, queue: wgpu::Queue) -> Self {
+        Self::new(adapter, device, queue, Fault::default())
+    }
+
+    fn new(adapter: &wgpu::Adapter, device: wgpu::Device, queue: wgpu::Queue, fault: Fault) -> Self {
+        let info = adapter.get_info();
+        let tuning = Tuning::for_device(&info, device.features());
+        let inner = Inner {
+            poller: Poller::new(device.clone()),
+            device,
+            queue,
+            info,
+            account: Arc::default(),
+            fault,
+            kernels: kernel::Cache::default(),
+            staging: Mutex::default(),
+        };
+        Self { inner: Arc::new(inner), tuning }
+    }
+
+    /// The same device with other kernel choices, for tests and measurements.
+    pub fn with_tuning(&self, tuning: Tuning) -> Self {
+        Self { inner: self.inner.clone(), tuning }
+    }
+
+    /// The kernel choices of this device.
+    pub fn tuning(&self) -> Tuning {
+        self.tuning
+    }
+
+    /// The adapter's name, kind, driver and back end.
+    pub fn info(&self) -> &wgpu::AdapterInfo {
+        &self.inner.info
+    }
+
+    /// Name, driver and back end in one line.
+    pub fn describe(&self) -> String {
+        let info = self.info();
+        format!("{} ({}, {})", info.name, info.backend, info.driver_info)
+    }
+
+    /// The largest range one binding can cover, in bytes.
+    pub fn max_binding_bytes(&self) -> u64 {
+        let limits = self.device().limits();
+        limits.max_storage_buffer_binding_size.min(limits.max_buffer_size)
+    }
+
+    /// A tensor of `len` zeros.
+    pub fn tensor<T: Element>(&self, class: Class, label: &str, len: usize) -> Tensor<T> {
+        Tensor::new(self.device(), &self.inner.account, class, label, len)
+    }
+
+    /// A tensor with these values.
+    pub fn tensor_with<T: Element>(&self, class: Class, label: &str, values: &[T]) -> Tensor<T> {
+        let tensor = self.tensor(class, label, values.len());
+        self.write(&tensor, 0, values);
+        tensor
+    }
+
+    /// Writes `values` from index `first` on, before anything submitted later runs.
+    pub fn write<T: Element>(&self, tensor: &Tensor<T>, first: usize, values: &[T]) {
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        self.queue().write_buffer(&tensor.inner.buffer, (first * size_of::<T>()) as u64, bytes);
+    }
+
+    /// Hands pending writes to the device, so that their staging memory can be freed.
+    pub fn flush(&self) {
+        self.inner.poller.wake(self.queue().submit([]));
+    }
+
+    /// Fails if the device reported an error since it was opened.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`] with the device's words.
+    pub fn check(&self) -> Result<()> {
+        match &*self.inner.fault.lock() {
+            Some(message) => Err(Error::DeviceLost(message.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Bytes held now, by class, and their peak.
+    pub fn bytes(&self) -> Bytes {
+        self.inner.account.bytes()
+    }
+
+    /// Lets the peak start anew from what is held now.
+    pub fn reset_peak(&self) {
+        self.inner.account.reset_peak();
+    }
+
+    /// Device objects created so far.
+    pub fn counters(&self) -> Counters {
+        self.inner.account.counters()
+    }
+
+    /// Destroys the device, as a driver reset would; everything on it is lost.
+    pub fn destroy(&self) {
+        self.device().destroy();
+    }
+
+    pub(super) fn device(&self) -> &wgpu::Device {
+        &self.inner.device
+    }
+
+    pub(super) fn queue(&self) -> &wgpu::Queue {
+        &self.inner.queue
+    }
+
+    pub(super) fn account(&self) -> &Account {
+        &self.inner.account
+    }
+
+    pub(super) fn count_pipeline(&self) {
+        self.inner.account.pipelines.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+}

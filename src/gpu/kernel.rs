@@ -1,0 +1,98 @@
+//! Compiled pipelines, cached by the key of their shader.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use super::device::Gpu;
+use super::shader::{ShaderKey, assemble, binding_access};
+use crate::Result;
+
+/// A compiled shader variant. Binding 0 is a uniform with the parameters, the others are storage.
+#[derive(Debug, Clone)]
+pub struct Kernel {
+    pub(super) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub id: usize,
+    pub label: String,
+    pub pipeline: wgpu::ComputePipeline,
+    pub layout: wgpu::BindGroupLayout,
+    pub bindings: usize,
+}
+
+/// Room for one dispatch's parameters: WebGPU's largest alignment of a dynamic uniform offset.
+pub(super) const PARAMS_BYTES: u64 = 256;
+
+#[derive(Debug, Default)]
+pub(super) struct Cache(Mutex<HashMap<ShaderKey, Kernel>>);
+
+impl Kernel {
+    /// The variant's label: its stem and defines.
+    pub fn label(&self) -> &str {
+        &self.inner.label
+    }
+}
+
+impl Gpu {
+    /// The pipeline of a shader variant, compiled at its first use.
+    pub fn kernel(&self, key: &ShaderKey) -> Result<Kernel> {
+        // A poisoned lock only means that another thread panicked between two whole entries.
+        let mut cache = self.inner.kernels.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(kernel) = cache.get(key) {
+            return Ok(kernel.clone());
+        }
+        let kernel = self.compile(key, cache.len())?;
+        cache.insert(key.clone(), kernel.clone());
+        Ok(kernel)
+    }
+
+    fn compile(&self, key: &ShaderKey, id: usize) -> Result<Kernel> {
+        let text = assemble(key)?;
+        let label = key.to_string();
+        let device = self.device();
+        let access = binding_access(&text);
+        let entry = |binding: usize, ty: wgpu::BufferBindingType, dynamic: bool| wgpu::BindGroupLayoutEntry {
+            binding: binding as u32,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: dynamic, min_binding_size: None },
+            count: None,
+        };
+        let mut entries = vec![entry(0, wgpu::BufferBindingType::Uniform, true)];
+        entries.extend(access.iter().enumerate().map(|(i, &writes)| {
+            entry(i + 1, wgpu::BufferBindingType::Storage { read_only: !writes }, false)
+        }));
+        let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: Some(&label),
+            entries: &entries,
+        });
+        let module = crate::trusted::shader_module(
+            device,
+            wgpu::ShaderModuleDescriptor {
+                label: Some(&label),
+                source: wgpu::ShaderSource::Wgsl(text.into()),
+            },
+        );
+        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(&label),
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(&label),
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: None,
+            compilation_options: wgpu::PipelineCompilationOptions {
+                // Every kernel writes its shared memory before it reads it.
+                zero_initialize_workgroup_memory: false,
+                ..Default::default()
+            },
+            cache: None,
+        });
+        self.count_pipeline();
+        let inner = Inner { id, label, pipeline, layout, bindings: access.len() };
+        Ok(Kernel { inner: Arc::new(inner) })
+    }
+}

@@ -1,0 +1,31 @@
+//! The device: the only room that names wgpu.
+//!
+//! ```text
+//! Gpu ── device, queue, limits, byte accounts        (adapter.rs, device.rs, account.rs)
+//!  ├─ Tensor<T>   a typed buffer of one class         (tensor.rs)
+//!  ├─ Kernel      a compiled pipeline, by ShaderKey   (kernel.rs, shader.rs)
+//!  ├─ Recorder    many dispatches, one submission     (recorder.rs)
+//!  └─ Pending     a read-back that resolves later     (readback.rs)
+//! ```
+//!
+//! Nothing here knows what a language model is, and nothing here blocks.
+
+mod account;
+mod adapter;
+mod device;
+mod kernel;
+mod readback;
+mod recorder;
+mod shader;
+mod tensor;
+mod tuning;
+
+pub use account::{Bytes, Class, Counters};
+pub use adapter::{AdapterChoice, AdapterSummary, adapters, optional_features, required_limits};
+pub use device::Gpu;
+pub use kernel::Kernel;
+pub use readback::Pending;
+pub use recorder::{Recorder, Submission};
+pub use shader::{Shader, ShaderKey, assemble, binding_access};
+pub use tensor::{Binding, Element, Tensor};
+pub use tuning::{Family, Tuning};

@@ -1,0 +1,127 @@
+//! Reading back without blocking.
+//!
+//! A read is a copy into a staging buffer and a [`Pending`] that resolves when the buffer is mapped. In the
+//! browser the event loop drives that; natively a thread of its own waits for each submission, so that neither
+//! the caller nor its executor ever has to.
+
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use super::device::Gpu;
+use super::tensor::Element;
+use crate::{Error, Result};
+
+/// A one-shot flag that a device callback sets and a future awaits.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Signal(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    outcome: Option<Result<(), String>>,
+    waker: Option<Waker>,
+}
+
+impl Signal {
+    pub fn set(&self, outcome: Result<(), String>) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.outcome = Some(outcome);
+        if let Some(waker) = state.waker.take() {
+            waker.wake();
+        }
+    }
+
+    pub fn poll(&self, cx: &Context<'_>) -> Poll<Result<()>> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match state.outcome.take() {
+            Some(outcome) => Poll::Ready(outcome.map_err(Error::DeviceLost)),
+            None => {
+                state.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).outcome.is_some()
+    }
+}
+
+/// Values on their way back from the device; await it, or ask [`Pending::is_ready`] between frames.
+#[derive(Debug)]
+#[must_use = "a read-back that nobody awaits was not worth its copy"]
+pub struct Pending<T> {
+    pub(super) gpu: Gpu,
+    pub(super) buffer: Option<wgpu::Buffer>,
+    pub(super) bytes: u64,
+    pub(super) signal: Signal,
+    pub(super) kind: PhantomData<fn() -> T>,
+}
+
+impl<T> Pending<T> {
+    /// True once awaiting it would return at once.
+    pub fn is_ready(&self) -> bool {
+        self.signal.is_set()
+    }
+}
+
+impl<T: Element> Future for Pending<T> {
+    type Output = Result<Vec<T>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        std::task::ready!(self.signal.poll(cx))?;
+        let Some(buffer) = self.buffer.take() else {
+            return Poll::Ready(Err(Error::Invalid("a read-back was awaited twice".to_owned())));
+        };
+        let values = match buffer.slice(..self.bytes).get_mapped_range() {
+            Ok(view) => bytemuck::pod_collect_to_vec(&view[..]),
+            Err(e) => return Poll::Ready(Err(Error::DeviceLost(e.to_string()))),
+        };
+        buffer.unmap();
+        let mut pool = self.gpu.inner.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        pool.push(buffer);
+        drop(pool);
+        Poll::Ready(Ok(values))
+    }
+}
+
+/// Waits for submissions on a thread of its own; ends when the last [`Gpu`] is dropped.
+#[derive(Debug)]
+pub(super) struct Poller {
+    #[cfg(not(target_arch = "wasm32"))]
+    queue: std::sync::mpsc::Sender<wgpu::SubmissionIndex>,
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Poller {
+    pub fn new(device: wgpu::Device) -> Self {
+        let (queue, submissions) = std::sync::mpsc::channel();
+        let work = move || {
+            for index in submissions {
+                // An error here is a lost device, which the callbacks of that device report.
+                let _ = device.poll(wgpu::PollType::Wait { submission_index: Some(index), timeout: None });
+            }
+        };
+        // Without a thread no read-back resolves; the system that refuses one thread is out of resources.
+        if let Err(e) = std::thread::Builder::new().name("benben-poll".to_owned()).spawn(work) {
+            eprintln!("benben: cannot start the thread that waits for the GPU: {e}");
+        }
+        Self { queue }
+    }
+
+    pub fn wake(&self, submission: wgpu::SubmissionIndex) {
+        // The receiver lives as long as the thread; if that could not start, new() has said so.
+        let _ = self.queue.send(submission);
+    }
+}
+
+#[cfg(target_arch = "wasm32")]
+impl Poller {
+    pub fn new(_device: wgpu::Device) -> Self {
+        Self {}
+    }
+
+    pub fn wake(&self, _submission: wgpu::SubmissionIndex) {}
+}

@@ -1,0 +1,328 @@
+//! Recording: many dispatches, one encoder, one submission.
+//!
+//! Parameters of all dispatches of a submission travel in one uniform buffer, addressed by dynamic offset, so a
+//! bind group depends on nothing but the buffers it names. It is made once and found again by their identities:
+//! a decode step that was recorded before creates nothing.
+
+use std::collections::HashMap;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use super::device::Gpu;
+use super::kernel::{Kernel, PARAMS_BYTES};
+use super::readback::{Pending, Signal};
+use super::tensor::{Binding, Element, Tensor};
+use crate::{Error, Result};
+
+/// Dispatches that one submission can hold before the recorder submits on its own.
+const MAX_DISPATCHES: usize = 2048;
+
+/// Records commands and submits them together.
+#[derive(Debug)]
+pub struct Recorder {
+    gpu: Gpu,
+    arena: wgpu::Buffer,
+    params: Vec<u8>,
+    commands: Vec<Command>,
+    reads: Vec<(wgpu::Buffer, u64, Signal)>,
+    groups: HashMap<Box<[u64]>, wgpu::BindGroup>,
+    key: Vec<u64>,
+    timer: Option<Timer>,
+}
+
+#[derive(Debug)]
+enum Command {
+    Dispatch { kernel: Kernel, group: wgpu::BindGroup, params: u32, grid: [u32; 3] },
+    Copy { from: wgpu::Buffer, from_offset: u64, to: wgpu::Buffer, to_offset: u64, bytes: u64 },
+}
+
+#[derive(Debug)]
+struct Timer {
+    queries: wgpu::QuerySet,
+    resolved: wgpu::Buffer,
+}
+
+/// A submission that can be awaited; it yields the time it took on the device.
+#[derive(Debug)]
+#[must_use = "await the submission, or use `submit`"]
+pub struct Submission {
+    signal: Signal,
+    started: web_time::Instant,
+    stamps: Option<(Pending<u32>, f32)>,
+}
+
+impl Submission {
+    /// True once the device has finished.
+    pub fn is_done(&self) -> bool {
+        self.signal.is_set()
+    }
+
+    /// Waits until the device has finished. Returns the device's own time where it has timestamps, else the
+    /// time since the submission.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`].
+    pub async fn done(self) -> Result<Duration> {
+        std::future::poll_fn(|cx| self.signal.poll(cx)).await?;
+        let wall = self.started.elapsed();
+        let Some((pending, period)) = self.stamps else { return Ok(wall) };
+        let words = pending.await?;
+        let stamp = |i: usize| u64::from(words[2 * i]) | u64::from(words[2 * i + 1]) << 32;
+        let ticks = stamp(1).saturating_sub(stamp(0));
+        Ok(Duration::from_nanos((ticks as f64 * f64::from(period)) as u64))
+    }
+}
+
+impl Recorder {
+    /// A recorder with an empty list.
+    pub fn new(gpu: &Gpu) -> Self {
+        let device = gpu.device();
+        let arena = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("params"),
+            size: PARAMS_BYTES * MAX_DISPATCHES as u64,
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let timer = device.features().contains(wgpu::Features::TIMESTAMP_QUERY).then(|| Timer {
+            queries: device.create_query_set(&wgpu::QuerySetDescriptor {
+                label: Some("timer"),
+                ty: wgpu::QueryType::Timestamp,
+                count: 2,
+            }),
+            resolved: device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("timer"),
+                size: 16,
+                usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+                mapped_at_creation: false,
+            }),
+        });
+        Self {
+            gpu: gpu.clone(),
+            arena,
+            params: Vec::new(),
+            commands: Vec::new(),
+            reads: Vec::new(),
+            groups: HashMap::new(),
+            key: Vec::new(),
+            timer,
+        }
+    }
+
+    /// The device it records for.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Records one dispatch. `bindings` follow the shader's storage bindings from 1 on; `params` is its uniform.
+    /// A grid with a zero is recorded as nothing.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] when a binding or the grid exceeds the device's limits.
+    pub fn dispatch<P: bytemuck::Pod>(
+        &mut self,
+        kernel: &Kernel,
+        params: &P,
+        bindings: &[Binding<'_>],
+        grid: [u32; 3],
+    ) -> Result<()> {
+        if grid.contains(&0) {
+            return Ok(());
+        }
+        self.check_limits(kernel, bindings, grid)?;
+        if self.params.len() as u64 >= PARAMS_BYTES * MAX_DISPATCHES as u64 {
+            self.submit();
+        }
+        let group = self.group(kernel, bindings);
+        let offset = self.params.len();
+        self.params.extend_from_slice(bytemuck::bytes_of(params));
+        debug_assert!(size_of::<P>() as u64 <= PARAMS_BYTES, "{}: parameters too large", kernel.label());
+        self.params.resize(offset + PARAMS_BYTES as usize, 0);
+        let kernel = kernel.clone();
+        self.commands.push(Command::Dispatch { kernel, group, params: offset as u32, grid });
+        self.gpu.account().dispatches.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    fn check_limits(&self, kernel: &Kernel, bindings: &[Binding<'_>], grid: [u32; 3]) -> Result<()> {
+        debug_assert_eq!(
+            kernel.inner.bindings,
+            bindings.len(),
+            "{}: wrong number of bindings",
+            kernel.label()
+        );
+        let limit = self.gpu.max_binding_bytes();
+        if let Some(large) = bindings.iter().find(|b| b.size > limit) {
+            return Err(Error::Unsupported {
+                need: format!("{} binds {} bytes at once", kernel.label(), large.size),
+                have: format!("a limit of {limit} bytes"),
+            });
+        }
+        match grid.iter().find(|&&n| n > 65_535) {
+            Some(n) => Err(Error::Unsupported {
+                need: format!("{} needs {n} workgroups in a row", kernel.label()),
+                have: "a limit of 65535".to_owned(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn group(&mut self, kernel: &Kernel, bindings: &[Binding<'_>]) -> wgpu::BindGroup {
+        self.key.clear();
+        self.key.push(kernel.inner.id as u64);
+        self.key.extend(bindings.iter().flat_map(|b| [b.inner.id, b.offset, b.size]));
+        if let Some(group) = self.groups.get(&self.key[..]) {
+            return group.clone();
+        }
+        let entry = |binding: usize, buffer, offset, size| wgpu::BindGroupEntry {
+            binding: binding as u32,
+            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                buffer,
+                offset,
+                size: std::num::NonZeroU64::new(size),
+            }),
+        };
+        let mut entries = vec![entry(0, &self.arena, 0, PARAMS_BYTES)];
+        entries.extend(
+            bindings.iter().enumerate().map(|(i, b)| entry(i + 1, &b.inner.buffer, b.offset, b.size)),
+        );
+        let group = self.gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some(kernel.label()),
+            layout: &kernel.inner.layout,
+            entries: &entries,
+        });
+        self.gpu.account().bind_groups.fetch_add(1, Relaxed);
+        self.groups.insert(self.key.clone().into_boxed_slice(), group.clone());
+        group
+    }
+
+    /// Records a copy of `count` values between tensors, which must not be the same one.
+    pub fn copy<T: Element>(
+        &mut self,
+        from: &Tensor<T>,
+        first: usize,
+        to: &Tensor<T>,
+        at: usize,
+        count: usize,
+    ) {
+        let size = size_of::<T>() as u64;
+        self.commands.push(Command::Copy {
+            from: from.inner.buffer.clone(),
+            from_offset: first as u64 * size,
+            to: to.inner.buffer.clone(),
+            to_offset: at as u64 * size,
+            bytes: count as u64 * size,
+        });
+    }
+
+    /// Records a read-back of `count` values from `first` on; it resolves after the submission has run.
+    pub fn read<T: Element>(&mut self, tensor: &Tensor<T>, first: usize, count: usize) -> Pending<T> {
+        let size = size_of::<T>() as u64;
+        self.read_bytes(&tensor.inner.buffer.clone(), first as u64 * size, count as u64 * size)
+    }
+
+    fn read_bytes<T>(&mut self, from: &wgpu::Buffer, offset: u64, bytes: u64) -> Pending<T> {
+        let to = self.staging(bytes);
+        let (from, buffer, signal) = (from.clone(), to.clone(), Signal::default());
+        self.commands.push(Command::Copy { from, from_offset: offset, to: to.clone(), to_offset: 0, bytes });
+        self.reads.push((to, bytes, signal.clone()));
+        Pending { gpu: self.gpu.clone(), buffer: Some(buffer), bytes, signal, kind: std::marker::PhantomData }
+    }
+
+    fn staging(&self, bytes: u64) -> wgpu::Buffer {
+        let size = bytes.next_power_of_two().max(16);
+        let mut pool = self.gpu.inner.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = pool.iter().position(|b| b.size() == size) {
+            return pool.swap_remove(place);
+        }
+        self.gpu.account().buffers.fetch_add(1, Relaxed);
+        self.gpu.device().create_buffer(&wgpu::BufferDescriptor {
+            label: Some("staging"),
+            size,
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        })
+    }
+
+    /// Submits what was recorded.
+    pub fn submit(&mut self) {
+        self.send(false);
+    }
+
+    /// Submits what was recorded, as something to wait for and to time.
+    pub fn submit_timed(&mut self) -> Submission {
+        let started = web_time::Instant::now();
+        let stamps = self.send(true);
+        let signal = Signal::default();
+        let done = signal.clone();
+        self.gpu.queue().on_submitted_work_done(move || done.set(Ok(())));
+        self.gpu.flush();
+        Submission { signal, started, stamps }
+    }
+
+    fn send(&mut self, timed: bool) -> Option<(Pending<u32>, f32)> {
+        let timer = self.timer.take_if(|_| timed);
+        let stamps = timer.as_ref().map(|t| {
+            let size = t.resolved.size();
+            (self.read_bytes(&t.resolved, 0, size), self.gpu.queue().get_timestamp_period())
+        });
+        self.gpu.queue().write_buffer(&self.arena, 0, &self.params);
+        self.params.clear();
+        let mut encoder =
+            self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        self.encode(&mut encoder, timer.as_ref());
+        let index = self.gpu.queue().submit([encoder.finish()]);
+        for (buffer, bytes, signal) in self.reads.drain(..) {
+            let done = move |outcome: Result<(), wgpu::BufferAsyncError>| {
+                signal.set(outcome.map_err(|e| e.to_string()))
+            };
+            buffer.map_async(wgpu::MapMode::Read, ..bytes, done);
+        }
+        self.gpu.inner.poller.wake(index);
+        if timer.is_some() {
+            self.timer = timer;
+        }
+        stamps
+    }
+
+    fn encode(&mut self, encoder: &mut wgpu::CommandEncoder, timer: Option<&Timer>) {
+        let mut pass: Option<wgpu::ComputePass<'static>> = None;
+        if let Some(timer) = timer {
+            encoder.begin_compute_pass(&stamp(timer, 0));
+        }
+        let last = self.commands.len().saturating_sub(usize::from(timer.is_some()));
+        for (i, command) in self.commands.drain(..).enumerate() {
+            if let (true, Some(timer)) = (i == last, timer) {
+                pass = None;
+                encoder.begin_compute_pass(&stamp(timer, 1));
+                encoder.resolve_query_set(&timer.queries, 0..2, &timer.resolved, 0);
+            }
+            match command {
+                Command::Dispatch { kernel, group, params, grid: [x, y, z] } => {
+                    let pass = pass.get_or_insert_with(|| {
+                        encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()).forget_lifetime()
+                    });
+                    pass.set_pipeline(&kernel.inner.pipeline);
+                    pass.set_bind_group(0, &group, &[params]);
+                    pass.dispatch_workgroups(x, y, z);
+                }
+                Command::Copy { from, from_offset, to, to_offset, bytes } => {
+                    pass = None;
+                    encoder.copy_buffer_to_buffer(&from, from_offset, &to, to_offset, bytes);
+                }
+            }
+        }
+    }
+}
+
+/// An empty pass that writes one of the timer's two stamps; WebGPU has timestamps only at a pass's ends.
+fn stamp(timer: &Timer, index: u32) -> wgpu::ComputePassDescriptor<'_> {
+    wgpu::ComputePassDescriptor {
+        label: Some("timer"),
+        timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
+            query_set: &timer.queries,
+            beginning_of_pass_write_index: (index == 0).then_some(0),
+            end_of_pass_write_index: (index == 1).then_some(1),
+        }),
+    }
+}

@@ -1,0 +1,91 @@
+//! Typed buffers.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::account::{Account, Class};
+
+/// What a tensor can hold: the two scalar types that every WebGPU device stores.
+pub trait Element: bytemuck::Pod + Send + Sync + 'static {}
+impl Element for f32 {}
+impl Element for u32 {}
+
+/// A buffer on the device, seen as `len` values of `T`. Clones share the buffer.
+#[derive(Debug, Clone)]
+pub struct Tensor<T> {
+    pub(super) inner: Arc<Inner>,
+    len: usize,
+    kind: PhantomData<T>,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub buffer: wgpu::Buffer,
+    /// Never used twice, so that a bind group cached for one buffer cannot serve another.
+    pub id: u64,
+    bytes: u64,
+    class: Class,
+    account: Arc<Account>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.account.remove(self.class, self.bytes);
+    }
+}
+
+/// A range of a tensor, as a kernel sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct Binding<'a> {
+    pub(super) inner: &'a Inner,
+    /// In bytes.
+    pub(super) offset: u64,
+    /// In bytes.
+    pub(super) size: u64,
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
+impl<T: Element> Tensor<T> {
+    pub(super) fn new(
+        device: &wgpu::Device,
+        account: &Arc<Account>,
+        class: Class,
+        label: &str,
+        len: usize,
+    ) -> Self {
+        // WebGPU forbids empty bindings; 16 bytes also lets a kernel view any tensor as vec4.
+        let bytes = ((len * size_of::<T>()) as u64).next_multiple_of(16).max(16);
+        let buffer = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size: bytes,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        account.add(class, bytes);
+        let id = NEXT_ID.fetch_add(1, Relaxed);
+        let inner = Inner { buffer, id, bytes, class, account: account.clone() };
+        Self { inner: Arc::new(inner), len, kind: PhantomData }
+    }
+
+    /// Values it holds.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True when it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes on the device.
+    pub fn bytes(&self) -> u64 {
+        self.inner.bytes
+    }
+
+    /// The whole tensor, for a kernel.
+    pub fn bind(&self) -> Binding<'_> {
+        Binding { inner: &self.inner, offset: 0, size: self.inner.bytes }
+    }
+}

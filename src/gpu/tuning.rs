@@ -1,0 +1,34 @@
+//! Which family of kernels suits a device.
+
+/// Two ways to lay work over a device; every hot kernel exists for both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// Software adapters: one lane per output row, wide loads, a uniform second operand, no barriers.
+    Lanes,
+    /// Real GPUs: a workgroup per few output rows, shared memory, neighbouring lanes on neighbouring words.
+    Groups,
+}
+
+/// Choices made once per device; kernels take them as shader defines, never as run-time branches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Tuning {
+    /// The kernel family.
+    pub family: Family,
+    /// Reduce with subgroup operations where a kernel has such a variant.
+    pub subgroups: bool,
+    /// Decode attention: how many parts the rows of a head are split into.
+    pub attention_splits: u32,
+}
+
+impl Tuning {
+    pub(super) fn for_device(info: &wgpu::AdapterInfo, features: wgpu::Features) -> Self {
+        // Software adapters run barriers as coroutines, which costs far more than the reads they save.
+        if info.device_type == wgpu::DeviceType::Cpu {
+            Self { family: Family::Lanes, subgroups: false, attention_splits: 32 }
+        } else {
+            // Subgroup kernels assume at least 16 lanes; narrower ones gain nothing over shared memory.
+            let wide = features.contains(wgpu::Features::SUBGROUP) && info.subgroup_min_size >= 16;
+            Self { family: Family::Groups, subgroups: wide, attention_splits: 16 }
+        }
+    }
+}

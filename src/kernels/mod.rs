@@ -1,0 +1,8 @@
+//! The kernels: one file each, with the same stem as its shader under `shaders/`.
+//!
+//! A kernel's file holds its bindings, its grid, its variants and its **CPU twin**, a plain scalar function that
+//! defines what the kernel computes. [`check::all`] runs every kernel against its twin on a device; the tests do
+//! the same over drawn shapes. Kernels know matrices, rows and heads, but no model.
+
+pub mod check;
+pub mod gather;
