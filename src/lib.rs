@@ -5,6 +5,8 @@
 mod error;
 pub mod gpu;
 pub mod kernels;
+pub mod text;
 mod trusted;
+pub mod weights;
 
 pub use error::{Error, Result};

@@ -1,0 +1,101 @@
+//! Model files on disk: which files a path means, mapped into memory.
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::path::Path;
+
+use super::file::Source;
+use super::{ModelFile, gguf, safetensors};
+use crate::{Error, Result};
+
+/// The index of a sharded checkpoint.
+const INDEX: &str = "model.safetensors.index.json";
+
+/// What may lie beside safetensors and is read along with them.
+const SIDECARS: [&str; 4] =
+    ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"];
+
+impl ModelFile {
+    /// Opens a GGUF file, a safetensors file, a safetensors index, or a directory with `config.json` and
+    /// one of `model.safetensors.index.json` and `model.safetensors`.
+    ///
+    /// # Errors
+    /// [`Error::File`] if a file cannot be read, [`Error::Format`] if one is damaged or not supported.
+    pub fn open(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            // Weights alone are no model; say so before mapping gigabytes.
+            read(&path.join("config.json"))?;
+            let index = path.join(INDEX);
+            let weights = if index.is_file() { index } else { path.join("model.safetensors") };
+            return Self::open(&weights);
+        }
+        let label = path.display().to_string();
+        let source = map(path)?;
+        if source.starts_with(gguf::MAGIC) {
+            return Self::gguf(&label, source);
+        }
+        let directory = path.parent().unwrap_or(Path::new(""));
+        let mut file = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("json") => open_shards(&label, directory, &source)?,
+            Some("safetensors") => Self::safetensors(&label, vec![(label.clone(), source)])?,
+            _ => return Err(Error::format(label, "it is neither GGUF nor named .safetensors")),
+        };
+        let config = directory.join("config.json");
+        if let Some(json) = read_if_there(&config)? {
+            file.set_config(&config.display().to_string(), &json)?;
+        }
+        for name in SIDECARS {
+            if let Some(bytes) = read_if_there(&directory.join(name))? {
+                file = file.with_sidecar(name, bytes);
+            }
+        }
+        Ok(file)
+    }
+}
+
+/// Opens every shard of an index and checks that each tensor is where the index says.
+fn open_shards(label: &str, directory: &Path, index: &[u8]) -> Result<ModelFile> {
+    let shards = safetensors::shards(label, index)?;
+    let mut files = Vec::new();
+    for name in shards.keys() {
+        let path = directory.join(name);
+        files.push((path.display().to_string(), map(&path)?));
+    }
+    let file = ModelFile::safetensors(label, files)?;
+    for (i, (shard, tensors)) in shards.iter().enumerate() {
+        let absent = |name: &&String| file.tensor(name).is_none_or(|tensor| tensor.location.source != i);
+        if let Some(name) = tensors.iter().find(absent) {
+            return Err(Error::format(
+                label,
+                format!("tensor '{name}' is not in '{shard}', where it should be"),
+            ));
+        }
+    }
+    Ok(file)
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Error {
+    Error::File { path: path.display().to_string(), reason: error.to_string() }
+}
+
+#[expect(unsafe_code, reason = "a memory map is unsafe by nature")]
+fn map(path: &Path) -> Result<Source> {
+    let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+    // SAFETY: the map is read-only and owned by the `Source`. It is sound as long as no program rewrites or
+    // truncates the file meanwhile, which no portable call can forbid; every reader of model files shares
+    // this condition, and the header, which decides where we read, is copied out at opening.
+    let map = unsafe { memmap2::Mmap::map(&file) };
+    map.map(Source::Mapped).map_err(|error| unreadable(path, &error))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|error| unreadable(path, &error))
+}
+
+fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unreadable(path, &error)),
+    }
+}

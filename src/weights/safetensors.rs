@@ -1,0 +1,158 @@
+//! Safetensors: one file, or shards under an index. The header is JSON, read by the crate of that name.
+//!
+//! ```text
+//!   n u64 | n bytes of JSON: name -> dtype, shape, [begin, end) from here on | data
+//! ```
+//!
+//! The crate checks that shapes, types and ranges agree and that ranges follow each other without gaps;
+//! that they end where the file ends is checked here.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path};
+
+use ::safetensors::tensor::{Dtype as FileDtype, Metadata};
+
+use super::{Dtype, Location, TensorInfo, names};
+use crate::{Error, Result};
+
+/// Reads the header in `bytes`, the whole file number `source` of the model; `file` is its name for
+/// messages. Names are GGUF's.
+///
+/// # Errors
+/// [`Error::Format`] if the header contradicts itself or the file, or a tensor is not F32, F16 or BF16.
+pub(super) fn parse(file: &str, source: usize, bytes: &[u8]) -> Result<Vec<TensorInfo>> {
+    let fail = |reason| Err(Error::format(file, reason));
+    let Some((header_len, rest)) = bytes.split_first_chunk() else {
+        return fail(format!("it has {} bytes, too few for a safetensors header", bytes.len()));
+    };
+    let header_len = u64::from_le_bytes(*header_len);
+    let Some(header) = usize::try_from(header_len).ok().and_then(|len| rest.get(..len)) else {
+        return fail(format!("its header claims {header_len} bytes, but only {} follow", rest.len()));
+    };
+    let header: Metadata = match serde_json::from_slice(header) {
+        Ok(header) => header,
+        Err(error) => return fail(format!("its safetensors header is not sound: {error}")),
+    };
+    let data = bytes.len() - rest.len() + header_len as usize;
+    if header.data_len() != bytes.len() - data {
+        let (said, is) = (header.data_len(), bytes.len() - data);
+        return fail(format!("its header describes {said} bytes of tensors, but {is} follow"));
+    }
+    let mut tensors = Vec::new();
+    for name in header.offset_keys() {
+        let Some(info) = header.info(&name) else { continue };
+        let dtype = match info.dtype {
+            FileDtype::F32 => Dtype::F32,
+            FileDtype::F16 => Dtype::F16,
+            FileDtype::BF16 => Dtype::Bf16,
+            other => {
+                return fail(format!(
+                    "tensor '{name}' has type {other:?}, which is not among F32, F16 and BF16"
+                ));
+            }
+        };
+        if info.shape.contains(&0) {
+            return fail(format!("tensor '{name}' has shape {:?}, but no dimension may be 0", info.shape));
+        }
+        let (begin, end) = info.data_offsets;
+        let location = Location { source, offset: data + begin, len: end - begin };
+        tensors.push(TensorInfo {
+            name: names::canonical(&name),
+            dtype,
+            shape: info.shape.clone(),
+            location,
+        });
+    }
+    Ok(tensors)
+}
+
+/// The shards that an index (`model.safetensors.index.json`) names, each with the tensors it should hold.
+///
+/// # Errors
+/// [`Error::Format`] if the index is not one, or names a shard that is not simply a file beside it.
+pub(super) fn shards(file: &str, index: &[u8]) -> Result<BTreeMap<String, Vec<String>>> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let index: Index = serde_json::from_slice(index)
+        .map_err(|error| Error::format(file, format!("it is no safetensors index: {error}")))?;
+    let mut shards = BTreeMap::<String, Vec<String>>::new();
+    for (tensor, shard) in index.weight_map {
+        let mut parts = Path::new(&shard).components();
+        let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
+        if !plain || shard.contains(['/', '\\', ':']) {
+            return Err(Error::format(
+                file,
+                format!("tensor '{tensor}' is in '{shard}', which is not a file name in the same directory"),
+            ));
+        }
+        shards.entry(shard).or_default().push(names::canonical(&tensor));
+    }
+    Ok(shards)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(header: &str, data: &[u8]) -> Vec<u8> {
+        [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
+    }
+
+    fn refusal(header: &str, data: &[u8]) -> String {
+        parse("test", 0, &file(header, data)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn tensors_lie_behind_the_header() {
+        let header = r#"{"lm_head.weight":{"dtype":"BF16","shape":[2,3],"data_offsets":[0,12]}}"#;
+        let tensors = parse("test", 4, &file(header, &[0; 12])).unwrap();
+        let [tensor] = tensors.as_slice() else { panic!("one tensor, not {}", tensors.len()) };
+        assert_eq!((tensor.name.as_str(), tensor.dtype), ("output.weight", Dtype::Bf16));
+        assert_eq!((tensor.rows(), tensor.cols()), (2, 3));
+        assert_eq!(tensor.location, Location { source: 4, offset: 8 + header.len(), len: 12 });
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let short = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
+        assert!(refusal(short, &[0; 7]).contains("describes 8 bytes of tensors, but 7 follow"));
+        assert!(refusal(short, &[0; 9]).contains("but 9 follow"));
+        let odd = r#"{"a":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}}"#;
+        assert!(refusal(odd, &[0; 8]).contains("tensor 'a' has type I64"));
+        let empty = r#"{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#;
+        assert!(refusal(empty, &[]).contains("no dimension may be 0"));
+        let twice = r#"{"a":{"dtype":"F16","shape":[1],"data_offsets":[0,2]},
+                        "a":{"dtype":"F16","shape":[1],"data_offsets":[2,4]}}"#;
+        assert!(refusal(twice, &[0; 4]).contains("not sound"));
+        assert!(refusal("{", &[]).contains("not sound"));
+    }
+
+    #[test]
+    fn sizes_that_overflow_are_refused() {
+        let huge = r#"{"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,8]}}"#;
+        assert!(refusal(huge, &[0; 8]).contains("not sound"));
+        // Eight tensors that each fit, and whose sum is just below the end of the address space.
+        let eighth = usize::MAX / 8;
+        let entry = |i: usize| {
+            let (begin, end) = (i * eighth, (i + 1) * eighth);
+            format!(r#""{i}":{{"dtype":"U8","shape":[{eighth}],"data_offsets":[{begin},{end}]}}"#)
+        };
+        let header = format!("{{{}}}", (0..8).map(entry).collect::<Vec<_>>().join(","));
+        assert!(refusal(&header, &[0; 8]).contains("but 8 follow"));
+    }
+
+    #[test]
+    fn an_index_names_files_beside_it() {
+        let index =
+            |shard: &str| serde_json::json!({ "weight_map": { "lm_head.weight": shard } }).to_string();
+        let good = shards("test", index("model-1.safetensors").as_bytes()).unwrap();
+        assert_eq!(good["model-1.safetensors"], ["output.weight"]);
+        for bad in ["../secret", "/etc/passwd", "a/b", "", ".", "..", "a\\b", "C:x"] {
+            let message = shards("test", index(bad).as_bytes()).unwrap_err().to_string();
+            assert!(message.contains("not a file name"), "{bad}: {message}");
+        }
+        assert!(shards("test", b"{}").is_err());
+    }
+}
