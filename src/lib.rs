@@ -3,5 +3,6 @@
 #![warn(missing_docs)]
 
 mod error;
+pub mod text;
 
 pub use error::{Error, Result};
