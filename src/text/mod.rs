@@ -72,12 +72,11 @@ pub enum Special {
 
 /// The names under which vocabularies keep a token that ends a turn or a text. Model files often declare
 /// only one of them as their end of sequence, and chat models then talk past the other.
-const STOP_NAMES: [&str; 16] = [
+const STOP_NAMES: [&str; 15] = [
     "<|im_end|>",
     "<|eot_id|>",
     "<|eom_id|>",
     "<end_of_turn>",
-    "<turn|>",
     "<|end|>",
     "<|return|>",
     "<|call|>",

@@ -30,8 +30,8 @@ impl Pieces {
     pub(super) fn get(&self, id: u32) -> Result<&[u8]> {
         let at = id as usize;
         let piece = self.ends.get(at).and_then(|&end| {
-            let start = at.checked_sub(1).map_or(0, |before| self.ends[before]);
-            self.bytes.get(start..end)
+            let start = at.checked_sub(1).and_then(|before| self.ends.get(before));
+            self.bytes.get(start.copied().unwrap_or(0)..end)
         });
         piece.ok_or_else(|| {
             Error::Text(format!("token id {id} is outside the vocabulary of {} tokens", self.len()))

@@ -3,7 +3,7 @@
 //! Rendered as transformers renders them: blocks trimmed, Python's string methods, `raise_exception`,
 //! `strftime_now` (UTC, and not in the browser, where templates fall back on a date of their own), and
 //! `tojson` that leaves `<` alone. A template comes with the model and is not trusted: it has a budget of
-//! instructions, so an endless one ends in an error.
+//! instructions, so an endless one ends in an error; the memory that it takes is not bounded.
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, Value};

@@ -98,8 +98,7 @@ impl Vocabulary {
         let ids =
             [("bos", self.bos), ("eos", self.eos), ("eot", self.eot), ("unk", self.unk), ("pad", self.pad)];
         for (name, id) in ids {
-            if id.is_some() && self.token(id).is_none() {
-                let id = id.unwrap_or_default();
+            if let Some(id) = id.filter(|_| self.token(id).is_none()) {
                 return Err(Error::Text(format!(
                     "the {name} token has id {id}, but the vocabulary has {count} tokens"
                 )));
