@@ -1,0 +1,65 @@
+# The project's daily commands; `make` lists them. Variables: PROMPT and ARGS for the demo, MODEL for a
+# GGUF file of your own, CARGO_TARGET_DIR (Cargo's) for where builds go.
+
+PROMPT ?= What is a pyramid, and who built the first one?
+ARGS ?=
+# Values reach recipes through the environment, so that quotes and spaces in them are harmless.
+export PROMPT MODEL
+# A shell that has not read rustup's profile still finds Cargo.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+BENBEN := cargo run --release --quiet --bin benben --
+FIND_MODEL := $${MODEL:-$$(.ci/fetch-model)}
+EXAMPLES := hello compare_kv frame_loop
+
+.PHONY: help demo test examples fmt lint doc bench peers clean tools driver
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: tools driver ## build, fetch a small model and let it answer PROMPT
+	@model="$(FIND_MODEL)" && cargo build --release && \
+		$(BENBEN) run "$$model" -p "$$PROMPT" --kv pyramid $(ARGS)
+
+# Without a network the model may be out of reach: the tests that need none still run.
+test: tools driver ## run every test, then every example
+	@if model="$(FIND_MODEL)"; then \
+		BENBEN_MODEL="$$model" cargo test && $(MAKE) --no-print-directory examples MODEL="$$model"; \
+	else \
+		cargo test && \
+		printf '\n*** SKIPPED: no model, so its tests and the examples did not run ***\n\n' >&2; \
+	fi
+
+examples: tools driver ## run every example
+	@model="$(FIND_MODEL)" && for example in $(EXAMPLES); do \
+		echo "example $$example"; \
+		cargo run --quiet --example "$$example" -- "$$model" || exit 1; \
+	done
+
+fmt: ## format the code
+	cargo fmt
+
+lint: tools ## check formatting and run Clippy, warnings refused
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+
+doc: tools ## build the documentation, warnings refused
+	RUSTDOCFLAGS="$$RUSTDOCFLAGS -D warnings" cargo doc --no-deps
+
+bench: tools driver ## measure prefill and decode speed
+	@model="$(FIND_MODEL)" && cargo build --release && $(BENBEN) bench "$$model" $(ARGS)
+
+peers: tools driver ## measure llama.cpp's Vulkan back end beside benben (needs Node.js; minutes)
+	@model="$(FIND_MODEL)" && cargo build --release && \
+		(cd benches/peers && npm install --loglevel=error) && \
+		node benches/peers/llama_cpp.mjs "$$model" $(ARGS)
+
+clean: ## delete what builds made
+	cargo clean
+	rm -rf benches/peers/node_modules
+
+tools:
+	@.ci/setup-tools
+
+driver:
+	@.ci/setup-driver
