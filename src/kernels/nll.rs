@@ -50,7 +50,8 @@ async fn check(gpu: &Gpu, count: usize, vocab: usize, at: usize) -> Result<Check
     let mut noise = Noise::new(9);
     let mut logits: Vec<f32> = (0..count * vocab).map(|_| noise.value() * 20.0).collect();
     logits[vocab / 2] = f32::NEG_INFINITY;
-    let targets: Vec<u32> = (0..count).map(|_| noise.below(vocab as u32)).collect();
+    let mut targets: Vec<u32> = (1..count).map(|_| noise.below(vocab as u32)).collect();
+    targets.push(vocab as u32 - 1);
     let device_logits = gpu.tensor_with(Class::Scratch, "logits", &logits);
     let device_targets = gpu.tensor_with(Class::Scratch, "targets", &targets);
     let out = poisoned(gpu, at + count);
@@ -83,7 +84,14 @@ mod tests {
 
     #[test]
     fn a_nan_logit_gives_a_nan_loss() {
-        let loss = twin(&[0.0, f32::NAN, 1.0], &[2]);
-        assert!(loss[0].is_nan());
+        let gpu = gpu();
+        let logits = gpu.tensor_with(Class::Scratch, "logits", &[0.0, f32::NAN, 1.0]);
+        let targets = gpu.tensor_with(Class::Scratch, "targets", &[2]);
+        let out = gpu.tensor(Class::Scratch, "out", 1);
+        let mut rec = Recorder::new(&gpu);
+        nll(&mut rec, &logits, targets.bind(), 1, 3, &out, 0).unwrap();
+        let loss = rec.read(&out, 0, 1);
+        rec.submit();
+        assert!(pollster::block_on(loss).unwrap()[0].is_nan());
     }
 }
