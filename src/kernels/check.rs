@@ -90,6 +90,12 @@ pub fn poisoned(gpu: &Gpu, len: usize) -> Tensor<f32> {
 pub async fn all(gpu: &Gpu) -> Result<Vec<Check>> {
     let mut checks = Vec::new();
     checks.extend(super::gather::checks(gpu).await?);
+    checks.extend(super::score::checks(gpu).await?);
+    checks.extend(super::select::checks(gpu).await?);
+    checks.extend(super::accumulate::checks(gpu).await?);
+    checks.extend(super::thin::checks(gpu).await?);
+    checks.extend(super::sample::checks(gpu).await?);
+    checks.extend(super::nll::checks(gpu).await?);
     Ok(checks)
 }
 

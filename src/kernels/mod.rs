@@ -4,5 +4,11 @@
 //! defines what the kernel computes. [`check::all`] runs every kernel against its twin on a device; the tests do
 //! the same over drawn shapes. Kernels know matrices, rows and heads, but no model.
 
+pub mod accumulate;
 pub mod check;
 pub mod gather;
+pub mod nll;
+pub mod sample;
+pub mod score;
+pub mod select;
+pub mod thin;

@@ -1,0 +1,153 @@
+// sample: draws the next token from one row of logits and writes its id into the token buffer.
+// logits [vocab] f32, read as bits, penalised in place · tokens u32: history read, tokens[at] written
+// one workgroup of 256 lanes, one dispatch. Lanes take every 256th logit where the order does not matter and
+// runs of neighbouring ids where it does.
+//
+//   penalty -> top-k cut -> temperature -> top-p cut -> min-p -> walk the ids until their mass passes u
+//
+// Probabilities become integers of 2^-31 of the whole: integer sums have the same bits whatever the order, so
+// histograms may use atomics and a seed always draws the same token. NaN logits count as -infinity.
+#import radix
+
+struct Params {
+    vocab: u32,
+    history_first: u32,
+    history_len: u32,
+    at: u32,
+    penalty: f32,
+    top_k: u32,                // 0: off
+    top_p_mass: u32,           // in 2^-31; 0: off
+    min_p: f32,
+    inverse_temperature: f32,
+    random: f32,               // in 0..1
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read_write> logits: array<u32>;
+@group(0) @binding(2) var<storage, read_write> tokens: array<u32>;
+
+const INFINITY_BITS = 0x7f800000u;
+const SIGN_BIT = 0x80000000u;
+// The key of -infinity.
+const LOWEST = 0x007fffffu;
+
+/// A key that orders like the logit.
+fn key_of(i: u32) -> u32 {
+    let bits = logits[i];
+    let key = select(bits | SIGN_BIT, ~bits, bits >= SIGN_BIT);
+    return select(key, LOWEST, (bits & ~SIGN_BIT) > INFINITY_BITS);
+}
+
+fn logit_of(key: u32) -> f32 {
+    return bitcast<f32>(select(~key, key & ~SIGN_BIT, key >= SIGN_BIT));
+}
+
+/// Divides positive and multiplies negative logits of the ids in the history, each id once.
+fn penalise(lane: u32) {
+    for (var i = lane; i < params.history_len; i += 256u) {
+        let id = tokens[params.history_first + i];
+        var skip = id >= params.vocab;
+        for (var j = 0u; j < i && !skip; j++) { skip = tokens[params.history_first + j] == id; }
+        if !skip {
+            let x = bitcast<f32>(logits[id]);
+            logits[id] = bitcast<u32>(select(x * params.penalty, x / params.penalty, x > 0.0));
+        }
+    }
+    storageBarrier();
+}
+
+var<workgroup> leaders: array<vec2<u32>, 256>;
+
+/// The largest key and the lowest id that has it.
+fn leader(lane: u32) -> vec2<u32> {
+    var mine = vec2(0u, 0u);
+    for (var i = lane; i < params.vocab; i += 256u) {
+        let key = key_of(i);
+        if key > mine.x { mine = vec2(key, i); }
+    }
+    leaders[lane] = mine;
+    for (var half = 128u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if lane < half {
+            let other = leaders[lane + half];
+            let one = leaders[lane];
+            if other.x > one.x || (other.x == one.x && other.y < one.y) { leaders[lane] = other; }
+        }
+    }
+    workgroupBarrier();
+    return leaders[0];
+}
+
+// The same in all lanes: the largest key, the smallest key still in the draw, and 2^31 over the sum of weights
+// (0 while entries are counted, not weighed).
+var<private> top: u32;
+var<private> lowest: u32;
+var<private> unit: f32;
+
+/// The probability relative to the largest one.
+fn weight(key: u32) -> f32 {
+    let power = exp((logit_of(key) - logit_of(top)) * params.inverse_temperature);
+    return select(power, 1.0, key == top);
+}
+
+fn mass(key: u32) -> u32 {
+    return u32(weight(key) * unit + 0.5);
+}
+
+fn item(i: u32) -> vec2<u32> {
+    let key = key_of(i);
+    if key < lowest { return vec2(0u, 0u); }
+    if unit == 0.0 { return vec2(key, 1u); }
+    return vec2(key, mass(key));
+}
+
+/// The mass of token i in the final draw.
+fn chance(i: u32) -> u32 {
+    let key = key_of(i);
+    if key < lowest || weight(key) < params.min_p { return 0u; }
+    return mass(key);
+}
+
+@compute @workgroup_size(256)
+fn main(@builtin(local_invocation_index) lane: u32) {
+    penalise(lane);
+    let best = leader(lane);
+#ifdef GREEDY
+    if lane == 0u { tokens[params.at] = best.y; }
+#else
+    top = best.x;
+    lowest = 0u;
+    unit = 0.0;
+    if params.top_k > 0u { lowest = radix_cut(lane, params.vocab, params.top_k).x; }
+
+    var weights = 0.0;
+    for (var i = lane; i < params.vocab; i += 256u) {
+        let key = key_of(i);
+        if key >= lowest { weights += weight(key); }
+    }
+    unit = 2147483648.0 / sum_across(lane, weights);
+    if params.top_p_mass > 0u {
+        lowest = max(lowest, radix_cut(lane, params.vocab, params.top_p_mass).x);
+    }
+
+    let run = (params.vocab + 255u) / 256u;
+    let begin = lane * run;
+    let end = min(begin + run, params.vocab);
+    var run_mass = 0u;
+    for (var i = begin; i < end; i++) { run_mass += chance(i); }
+    let sums = scan_across(lane, run_mass);
+    // Without a single finite logit there is nothing to draw from: mass 0 of the way is id 0.
+    let random = select(params.random, 0.0, top == LOWEST);
+    let goal = min(u32(random * f32(sums.y)), sums.y - 1u);
+    if sums.x <= goal && goal < sums.x + run_mass {
+        var passed = sums.x;
+        var choice = begin;
+        for (var i = begin; i < end && passed <= goal; i++) {
+            let here = chance(i);
+            passed += here;
+            if here > 0u { choice = i; }
+        }
+        tokens[params.at] = choice;
+    }
+#endif
+}

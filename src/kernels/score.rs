@@ -1,0 +1,272 @@
+//! How much the recent queries attend to each key row: pass 2 of attention, from pass 1's log-sum-exp.
+//!
+//! With the log-sum-exp of every softmax row at hand, the attention of query `i` to key `j` is
+//! `exp(q_i·k_j·scale − lse_i)`, one key at a time and with no matrix of attention anywhere:
+//!
+//! ```text
+//! s_j = mean over heads of Σ_i  w_i · exp(q_i·k_j·scale − lse_i)      i over the recent rows with prefix + i >= j
+//! ```
+
+use super::check::{Check, Noise, poisoned};
+use crate::Result;
+use crate::gpu::{Class, Family, Gpu, Recorder, Shader, ShaderKey, Tensor};
+
+const SHADER: Shader = Shader { stem: "score", text: include_str!("../../shaders/score.wgsl") };
+
+/// Heads of the layer that is scored, and whether they choose together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScoreShape {
+    /// Query heads.
+    pub query_heads: usize,
+    /// Key and value heads; divides `query_heads`.
+    pub kv_heads: usize,
+    /// Values per head; a multiple of 4.
+    pub dim: usize,
+    /// One set of scores per KV head, from its own query heads, instead of one for all.
+    pub per_head: bool,
+}
+
+impl ScoreShape {
+    /// How many sets of scores there are.
+    pub fn sets(&self) -> usize {
+        if self.per_head { self.kv_heads } else { 1 }
+    }
+}
+
+/// Weights of the recent queries, linear from the oldest to the newest.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ramp {
+    /// The oldest query's weight.
+    pub first: f32,
+    /// The newest query's weight.
+    pub last: f32,
+}
+
+impl Ramp {
+    /// What the weight grows by from one query to the next.
+    fn step(self, recent: usize) -> f32 {
+        (self.last - self.first) / recent.saturating_sub(1).max(1) as f32
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    set_heads: u32,
+    group_heads: u32,
+    query_stride: u32,
+    key_stride: u32,
+    dim: u32,
+    lse_stride: u32,
+    prefix: u32,
+    count: u32,
+    oldest: u32,
+    columns: u32,
+    forced: u32,
+    scale: f32,
+    weight: f32,
+    weight_step: f32,
+}
+
+/// Key rows per workgroup and how many lanes share each one's queries. Barriers are cheap on a real GPU, which
+/// needs the extra lanes; a software adapter has enough with one lane per key row.
+fn tile(family: Family) -> (u32, u32) {
+    match family {
+        Family::Lanes => (64, 1),
+        Family::Groups => (16, 16),
+    }
+}
+
+fn key(family: Family) -> ShaderKey {
+    let (columns, slices) = tile(family);
+    ShaderKey::new(SHADER).with("COLUMNS", columns).with("SLICES", slices).flag("SLICED", slices > 1)
+}
+
+/// Every shader variant of this kernel.
+pub fn variants() -> Vec<ShaderKey> {
+    vec![key(Family::Lanes), key(Family::Groups)]
+}
+
+/// Records the scores of key rows `0..columns`.
+///
+/// `q` is `[count, query_heads * dim]`, `lse` `[count, query_heads]` in natural logarithms, `k`
+/// `[prefix + count, kv_heads * dim]`: query row `i` sees key rows `0..=prefix + i`. The last `recent` query rows
+/// score, weighted by `ramp`. The first `forced` columns get `f32::MAX`, so that no selection drops them. `out`
+/// is `[sets, columns]`.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "each is one number of the sum that the module's header writes down"
+)]
+pub fn score(
+    rec: &mut Recorder,
+    q: &Tensor<f32>,
+    lse: &Tensor<f32>,
+    k: &Tensor<f32>,
+    shape: ScoreShape,
+    scale: f32,
+    prefix: usize,
+    count: usize,
+    recent: usize,
+    ramp: Ramp,
+    forced: usize,
+    columns: usize,
+    out: &Tensor<f32>,
+) -> Result<()> {
+    let family = rec.gpu().tuning().family;
+    let kernel = rec.gpu().kernel(&key(family))?;
+    let params = Params {
+        set_heads: (shape.query_heads / shape.sets()) as u32,
+        group_heads: (shape.query_heads / shape.kv_heads) as u32,
+        query_stride: (shape.query_heads * shape.dim / 4) as u32,
+        key_stride: (shape.kv_heads * shape.dim / 4) as u32,
+        dim: (shape.dim / 4) as u32,
+        lse_stride: shape.query_heads as u32,
+        prefix: prefix as u32,
+        count: count as u32,
+        oldest: count.saturating_sub(recent) as u32,
+        columns: columns as u32,
+        forced: forced as u32,
+        scale,
+        weight: ramp.first,
+        weight_step: ramp.step(recent),
+    };
+    let grid = [(columns as u32).div_ceil(tile(family).0), shape.sets() as u32, 1];
+    rec.dispatch(&kernel, &params, &[q.bind(), lse.bind(), k.bind(), out.bind()], grid)
+}
+
+/// One drawn case of the kernel's operands, for the twin and the checks.
+#[derive(Debug, Clone)]
+struct Case {
+    shape: ScoreShape,
+    prefix: usize,
+    count: usize,
+    recent: usize,
+    forced: usize,
+    columns: usize,
+    ramp: Ramp,
+}
+
+impl Case {
+    fn scale(&self) -> f32 {
+        (self.shape.dim as f32).powf(-0.5)
+    }
+
+    fn logit(&self, q: &[f32], k: &[f32], row: usize, head: usize, column: usize) -> f64 {
+        let ScoreShape { query_heads, kv_heads, dim, .. } = self.shape;
+        let q = &q[(row * query_heads + head) * dim..][..dim];
+        let k = &k[(column * kv_heads + head / (query_heads / kv_heads)) * dim..][..dim];
+        q.iter().zip(k).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() * f64::from(self.scale())
+    }
+
+    /// What pass 1 of attention leaves: the log-sum-exp of each query row and head.
+    fn lse(&self, q: &[f32], k: &[f32]) -> Vec<f32> {
+        let heads = self.shape.query_heads;
+        (0..self.count * heads)
+            .map(|at| {
+                let (row, head) = (at / heads, at % heads);
+                let sum: f64 =
+                    (0..=self.prefix + row).map(|column| self.logit(q, k, row, head, column).exp()).sum();
+                sum.ln() as f32
+            })
+            .collect()
+    }
+
+    /// The CPU twin.
+    fn twin(&self, q: &[f32], lse: &[f32], k: &[f32]) -> Vec<f32> {
+        let heads = self.shape.query_heads;
+        let set_heads = heads / self.shape.sets();
+        let oldest = self.count - self.recent;
+        let score = |set: usize, column: usize| {
+            let mut sum = 0.0;
+            for head in set * set_heads..(set + 1) * set_heads {
+                for row in (oldest..self.count).filter(|row| self.prefix + row >= column) {
+                    let weight = self.ramp.first + self.ramp.step(self.recent) * (row - oldest) as f32;
+                    let norm = f64::from(lse[row * heads + head]);
+                    sum += f64::from(weight) * (self.logit(q, k, row, head, column) - norm).exp();
+                }
+            }
+            (sum / set_heads as f64) as f32
+        };
+        let sets = 0..self.shape.sets();
+        sets.flat_map(|set| {
+            (0..self.columns)
+                .map(move |column| if column < self.forced { f32::MAX } else { score(set, column) })
+        })
+        .collect()
+    }
+
+    async fn check(&self, gpu: &Gpu) -> Result<Check> {
+        let ScoreShape { query_heads, kv_heads, dim, .. } = self.shape;
+        let mut noise = Noise::new(3);
+        let mut wide = |len| noise.values(len).into_iter().map(|v| v * 3.0).collect::<Vec<f32>>();
+        let (q, k) =
+            (wide(self.count * query_heads * dim), wide((self.prefix + self.count) * kv_heads * dim));
+        let lse = self.lse(&q, &k);
+        let device = |values: &[f32]| gpu.tensor_with(Class::Scratch, "operand", values);
+        let (dq, dk, dlse) = (device(&q), device(&k), device(&lse));
+        let out = poisoned(gpu, self.shape.sets() * self.columns);
+        let mut rec = Recorder::new(gpu);
+        score(
+            &mut rec,
+            &dq,
+            &dlse,
+            &dk,
+            self.shape,
+            self.scale(),
+            self.prefix,
+            self.count,
+            self.recent,
+            self.ramp,
+            self.forced,
+            self.columns,
+            &out,
+        )?;
+        let got = rec.read(&out, 0, out.len());
+        rec.submit();
+        // Infinity is compared exactly and, unlike f32::MAX, does not set the scale of the error.
+        let forced = |v: Vec<f32>| v.into_iter().map(|x| if x == f32::MAX { f32::INFINITY } else { x });
+        let got: Vec<f32> = forced(got.await?).collect();
+        let want: Vec<f32> = forced(self.twin(&q, &lse, &k)).collect();
+        Ok(Check::compare(format!("score {self:?}"), &got, &want, 2e-5))
+    }
+}
+
+pub(super) async fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
+    let shape = ScoreShape { query_heads: 6, kv_heads: 2, dim: 24, per_head: false };
+    let ramp = Ramp { first: 1.0, last: 1.2 };
+    let shared = Case { shape, prefix: 0, count: 75, recent: 19, forced: 4, columns: 56, ramp };
+    let per_head = ScoreShape { per_head: true, ..shape };
+    let each = Case { shape: per_head, prefix: 70, count: 9, recent: 5, forced: 0, columns: 79, ramp };
+    Ok(vec![shared.check(gpu).await?, each.check(gpu).await?])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::check::testing::{assert_passed, families};
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(10))]
+        #[test]
+        fn agrees_with_its_twin(
+            kv_heads in 1usize..4,
+            group in 1usize..4,
+            dim in 1usize..11,
+            per_head: bool,
+            prefix in 0usize..90,
+            count in 1usize..70,
+            parts in (0usize..100, 0usize..100),
+            forced in 0usize..6,
+        ) {
+            let shape = ScoreShape { query_heads: kv_heads * group, kv_heads, dim: dim * 4, per_head };
+            let recent = 1 + count.saturating_sub(1) * parts.0 / 100;
+            let columns = 1 + (prefix + count - 1) * parts.1 / 100;
+            let ramp = Ramp { first: 1.0, last: 1.5 };
+            let case = Case { shape, prefix, count, recent, forced, columns, ramp };
+            for gpu in families() {
+                assert_passed(pollster::block_on(case.check(&gpu)).map(|c| vec![c]));
+            }
+        }
+    }
+}

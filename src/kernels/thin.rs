@@ -1,0 +1,263 @@
+//! Thins one block of generated rows: the least attended ones leave the table of live rows.
+//!
+//! Only the table changes; rows stay in their slots. The dropped slots go behind the live rows, so that they are
+//! the next to be written, and the host's count of live rows shrinks by a number that it knows beforehand.
+
+use super::check::{Check, Noise};
+use crate::Result;
+use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
+
+const SHADER: Shader = Shader { stem: "thin", text: include_str!("../../shaders/thin.wgsl") };
+
+/// The largest block that one call can thin.
+pub const MAX_BLOCK: usize = 64;
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    capacity: u32,
+    start: u32,
+    block: u32,
+    keep: u32,
+    count: u32,
+    slope: f32,
+}
+
+/// Every shader variant of this kernel.
+pub fn variants() -> Vec<ShaderKey> {
+    vec![ShaderKey::new(SHADER)]
+}
+
+/// Records that of the `block` live rows from table index `start` on, the `keep` with the largest
+/// `A + slope · B` stay live, ties going to the lowest index.
+///
+/// `book` is a row book with one table of `capacity` rows, of which `count` are live. Afterwards the first
+/// `count` entries of its table are: the rows before the block, the kept ones, the rows after it, and the
+/// dropped slots, each in their old order. `scratch` holds at least `count - start` words. The slope is
+/// (ω − 1)/R, see [`super::accumulate`].
+///
+/// # Errors
+/// [`crate::Error::Invalid`] for a block of more than [`MAX_BLOCK`] rows or one that is not within the live rows.
+#[expect(clippy::too_many_arguments, reason = "two buffers and the four numbers that divide the table")]
+pub fn thin(
+    rec: &mut Recorder,
+    book: &Tensor<u32>,
+    capacity: usize,
+    scratch: &Tensor<u32>,
+    start: usize,
+    block: usize,
+    keep: usize,
+    count: usize,
+    slope: f32,
+) -> Result<()> {
+    if !(1..=MAX_BLOCK).contains(&block) || keep > block || start + block > count {
+        let message =
+            format!("cannot keep {keep} of {block} rows from row {start} of {count} (at most {MAX_BLOCK})");
+        return Err(crate::Error::Invalid(message));
+    }
+    let kernel = rec.gpu().kernel(&ShaderKey::new(SHADER))?;
+    let [capacity, begin, block, keep, live] = [capacity, start, block, keep, count].map(|n| n as u32);
+    let params = Params { capacity, start: begin, block, keep, count: live, slope };
+    rec.copy(book, start, scratch, 0, count - start);
+    rec.dispatch(&kernel, &params, &[scratch.bind(), book.bind()], [1, 1, 1])
+}
+
+/// The CPU twin, on the words of a row book with one table.
+pub fn twin(book: &mut [u32], start: usize, block: usize, keep: usize, count: usize, slope: f32) {
+    let capacity = book.len() / 4;
+    let sum = |region: usize, slot: u32| f32::from_bits(book[region * capacity + slot as usize]);
+    let score = |slot: u32| sum(2, slot) + slope * sum(3, slot);
+    let slots = book[start..start + block].to_vec();
+    let mut order: Vec<usize> = (0..block).collect();
+    order.sort_by(|&a, &b| score(slots[b]).total_cmp(&score(slots[a])));
+    let (mut kept, mut dropped) = (order[..keep].to_vec(), order[keep..].to_vec());
+    kept.sort_unstable();
+    dropped.sort_unstable();
+    let mut table: Vec<u32> = kept.iter().map(|&i| slots[i]).collect();
+    table.extend(&book[start + block..count]);
+    table.extend(dropped.iter().map(|&i| slots[i]));
+    book[start..count].copy_from_slice(&table);
+}
+
+/// A book whose table is a random permutation; its sums repeat, so that some rows tie.
+fn book(capacity: usize, noise: &mut Noise) -> Vec<u32> {
+    let mut slots: Vec<u32> = (0..capacity as u32).collect();
+    for i in 1..capacity {
+        slots.swap(i, noise.below(i as u32 + 1) as usize);
+    }
+    let positions = (0..capacity as u32).map(|slot| slot * 3);
+    let sums = (0..2 * capacity).map(|_| (noise.below(9) as f32 * 0.125).to_bits());
+    slots.iter().copied().chain(positions).chain(sums).collect()
+}
+
+async fn check(
+    gpu: &Gpu,
+    (start, block, after, free): (usize, usize, usize, usize),
+    keep: usize,
+) -> Result<Check> {
+    let count = start + block + after;
+    let capacity = count + free;
+    let mut book = book(capacity, &mut Noise::new(7));
+    let device_book = gpu.tensor_with(Class::Scratch, "book", &book);
+    let scratch = gpu.tensor(Class::Scratch, "scratch", capacity);
+    let mut rec = Recorder::new(gpu);
+    thin(&mut rec, &device_book, capacity, &scratch, start, block, keep, count, 0.5)?;
+    let got = rec.read(&device_book, 0, book.len());
+    rec.submit();
+    twin(&mut book, start, block, keep, count, 0.5);
+    let label = format!("thin {keep} of {block} at {start}, {after} after, {free} free");
+    Ok(Check::equal(label, &got.await?, &book))
+}
+
+pub(super) async fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
+    Ok(vec![check(gpu, (33, 16, 105, 9), 7).await?, check(gpu, (0, 64, 1, 0), 63).await?])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::accumulate::{Window, accumulate};
+    use super::super::check::testing::{assert_passed, gpu};
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+        #[test]
+        fn agrees_with_its_twin(
+            start in 0usize..100,
+            block in 1usize..=MAX_BLOCK,
+            after in 0usize..200,
+            free in 0usize..20,
+            percent in 0usize..=100,
+        ) {
+            let (shape, keep) = ((start, block, after, free), block * percent / 100);
+            assert_passed(pollster::block_on(check(&gpu(), shape, keep)).map(|c| vec![c]));
+        }
+    }
+
+    #[test]
+    fn refuses_blocks_outside_the_live_rows() {
+        let gpu = gpu();
+        let book = gpu.tensor(Class::Scratch, "book", 400);
+        let scratch = gpu.tensor(Class::Scratch, "scratch", 100);
+        let mut rec = Recorder::new(&gpu);
+        for (start, block, keep) in [(0, 65, 1), (0, 0, 0), (0, 8, 9), (90, 8, 4)] {
+            assert!(thin(&mut rec, &book, 100, &scratch, start, block, keep, 97, 0.1).is_err());
+        }
+    }
+
+    /// One layer's decode, kept as the reference keeps it: whole rows of attention by column.
+    struct Ring {
+        prompt: usize,
+        block: usize,
+        recent: usize,
+        keep: usize,
+        omega: f32,
+    }
+
+    const HEADS: usize = 3;
+    const CAPACITY: usize = 160;
+
+    impl Ring {
+        /// The score of a column from the last `recent + 1` attention rows, the newest weighing ω.
+        fn score(&self, rows: &[Vec<f32>], column: usize) -> f32 {
+            let recent = &rows[rows.len() - 1 - self.recent..];
+            let step = (self.omega - 1.0) / self.recent as f32;
+            recent.iter().enumerate().map(|(i, row)| (1.0 + step * i as f32) * row[column]).sum()
+        }
+
+        /// Decodes `steps` tokens on the device and in the ring; returns the number of blocks that were thinned.
+        fn decode(&self, gpu: &Gpu, steps: usize) -> usize {
+            let mut noise = Noise::new(29);
+            let mut words = book(CAPACITY, &mut noise);
+            words[CAPACITY..].fill(0);
+            let mut columns: Vec<usize> = (0..self.prompt).collect();
+            for &column in &columns {
+                let slot = words[column] as usize;
+                words[CAPACITY + slot] = column as u32;
+            }
+            let book = gpu.tensor_with(Class::Scratch, "book", &words);
+            let scratch = gpu.tensor(Class::Scratch, "scratch", CAPACITY);
+            let mut rec = Recorder::new(gpu);
+            let (mut rows, mut thinned) = (Vec::new(), 0);
+            for position in self.prompt..self.prompt + steps {
+                let slot = words[columns.len()] as usize;
+                columns.push(position);
+                gpu.write(&book, CAPACITY + slot, &[position as u32]);
+                gpu.write(&book, 2 * CAPACITY + slot, &[0]);
+                gpu.write(&book, 3 * CAPACITY + slot, &[0]);
+
+                let live = columns.len();
+                let logits: Vec<f32> = noise.values(HEADS * live).iter().map(|x| x * 4.0).collect();
+                let lse: Vec<f32> =
+                    logits.chunks(live).map(|row| row.iter().map(|x| x.exp()).sum::<f32>().ln()).collect();
+                let mut row = vec![0.0; self.prompt + steps];
+                for (i, &column) in columns.iter().enumerate() {
+                    let heads = (0..HEADS).map(|h| (logits[h * live + i] - lse[h]).exp());
+                    row[column] = heads.sum::<f32>() / HEADS as f32;
+                }
+                rows.push(row);
+                let window = Window {
+                    prompt: self.prompt as u32,
+                    block: self.block as u32,
+                    position: position as u32,
+                };
+                let logits = gpu.tensor_with(Class::Scratch, "logits", &logits);
+                let lse = gpu.tensor_with(Class::Scratch, "lse", &lse);
+                let first = self.prompt - 1;
+                accumulate(&mut rec, &logits, live, &lse, HEADS, &book, CAPACITY, first, live, window)
+                    .unwrap();
+
+                let end = self.prompt - 1 + (thinned + 1) * self.block;
+                if position == end + self.recent {
+                    self.thin_both(&mut rec, &book, &scratch, &rows, &mut columns, end);
+                    thinned += 1;
+                }
+                let read = rec.read(&book, 0, 2 * CAPACITY);
+                rec.submit();
+                words = pollster::block_on(read).unwrap();
+                let positions = words[..columns.len()].iter().map(|&s| words[CAPACITY + s as usize] as usize);
+                assert_eq!(positions.collect::<Vec<_>>(), columns, "at position {position}");
+            }
+            thinned
+        }
+
+        /// Thins the block that ends before column `end`, after comparing its scores.
+        fn thin_both(
+            &self,
+            rec: &mut Recorder,
+            book: &Tensor<u32>,
+            scratch: &Tensor<u32>,
+            rows: &[Vec<f32>],
+            columns: &mut Vec<usize>,
+            end: usize,
+        ) {
+            let start = columns.iter().position(|&c| c == end - self.block).unwrap();
+            let slope = (self.omega - 1.0) / self.recent as f32;
+            let read = rec.read(book, 0, book.len());
+            rec.submit();
+            let words = pollster::block_on(read).unwrap();
+            let sum = |region: usize, i: usize| f32::from_bits(words[region * CAPACITY + words[i] as usize]);
+            let block = start..start + self.block;
+            let got: Vec<f32> = block.clone().map(|i| sum(2, i) + slope * sum(3, i)).collect();
+            let want: Vec<f32> = columns[block.clone()].iter().map(|&c| self.score(rows, c)).collect();
+            assert_passed(Ok(vec![Check::compare(format!("block before {end}"), &got, &want, 1e-6)]));
+
+            let (block_len, live) = (self.block, columns.len());
+            thin(rec, book, CAPACITY, scratch, start, block_len, self.keep, live, slope).unwrap();
+            let mut order: Vec<usize> = (0..self.block).collect();
+            order.sort_by(|&a, &b| want[b].total_cmp(&want[a]));
+            let mut kept: Vec<usize> = order[..self.keep].iter().map(|&i| columns[start + i]).collect();
+            kept.sort_unstable();
+            columns.splice(block, kept);
+        }
+    }
+
+    #[test]
+    fn accumulated_scores_equal_those_of_a_ring_of_attention_rows() {
+        let ring = Ring { prompt: 23, block: 8, recent: 11, keep: 3, omega: 1.2 };
+        assert_eq!(ring.decode(&gpu(), 75), 8);
+        let one = Ring { prompt: 1, block: 1, recent: 1, keep: 0, omega: 2.0 };
+        assert_eq!(one.decode(&gpu(), 9), 8);
+    }
+}
