@@ -68,18 +68,24 @@ struct Params {
     weight_step: f32,
 }
 
-/// Key rows per workgroup and how many lanes share each one's queries. Barriers are cheap on a real GPU, which
-/// needs the extra lanes; a software adapter has enough with one lane per key row.
-fn tile(family: Family) -> (u32, u32) {
+/// Key rows that one lane takes, so that it reads each query once for all of them.
+const LANE_ROWS: u32 = 4;
+
+/// Lanes along the key rows of a workgroup.
+const LANES: u32 = 16;
+
+/// How many lanes share a key row's queries. A real GPU needs the extra lanes and has cheap barriers to add up
+/// what they find; a software adapter has neither.
+fn slices(family: Family) -> u32 {
     match family {
-        Family::Lanes => (64, 1),
-        Family::Groups => (16, 16),
+        Family::Lanes => 1,
+        Family::Groups => 16,
     }
 }
 
 fn key(family: Family) -> ShaderKey {
-    let (columns, slices) = tile(family);
-    ShaderKey::new(SHADER).with("COLUMNS", columns).with("SLICES", slices).flag("SLICED", slices > 1)
+    let slices = slices(family);
+    ShaderKey::new(SHADER).with("LANES", LANES).with("SLICES", slices).flag("SLICED", slices > 1)
 }
 
 /// Every shader variant of this kernel.
@@ -112,8 +118,7 @@ pub fn score(
     columns: usize,
     out: &Tensor<f32>,
 ) -> Result<()> {
-    let family = rec.gpu().tuning().family;
-    let kernel = rec.gpu().kernel(&key(family))?;
+    let kernel = rec.gpu().kernel(&key(rec.gpu().tuning().family))?;
     let params = Params {
         set_heads: (shape.query_heads / shape.sets()) as u32,
         group_heads: (shape.query_heads / shape.kv_heads) as u32,
@@ -130,7 +135,7 @@ pub fn score(
         weight: ramp.first,
         weight_step: ramp.step(recent),
     };
-    let grid = [(columns as u32).div_ceil(tile(family).0), shape.sets() as u32, 1];
+    let grid = [(columns as u32).div_ceil(LANES * LANE_ROWS), shape.sets() as u32, 1];
     rec.dispatch(&kernel, &params, &[q.bind(), lse.bind(), k.bind(), out.bind()], grid)
 }
 
