@@ -5,4 +5,15 @@
 //! the same over drawn shapes. Kernels know matrices, rows and heads, but no model.
 
 pub mod check;
+pub mod copy;
+pub mod embed;
 pub mod gather;
+mod grid;
+pub mod matmul;
+mod matmul_groups;
+mod matmul_lanes;
+pub mod matrix;
+pub mod matvec;
+mod matvec_groups;
+mod matvec_lanes;
+pub mod rms_norm;
