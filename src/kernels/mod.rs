@@ -6,9 +6,20 @@
 
 pub mod accumulate;
 pub mod check;
+pub mod copy;
+pub mod embed;
 pub mod gather;
 pub mod nll;
 pub mod sample;
 pub mod score;
 pub mod select;
 pub mod thin;
+mod grid;
+pub mod matmul;
+mod matmul_groups;
+mod matmul_lanes;
+pub mod matrix;
+pub mod matvec;
+mod matvec_groups;
+mod matvec_lanes;
+pub mod rms_norm;
