@@ -57,7 +57,9 @@ impl fmt::Display for ShaderKey {
 }
 
 const SHARED: &[(&str, &str)] = &[
+    ("kv_eight", include_str!("../../shaders/shared/kv_eight.wgsl")),
     ("kv_row", include_str!("../../shaders/shared/kv_row.wgsl")),
+    ("rope", include_str!("../../shaders/shared/rope.wgsl")),
     ("weight_row", include_str!("../../shaders/shared/weight_row.wgsl")),
 ];
 

@@ -90,6 +90,13 @@ pub fn poisoned(gpu: &Gpu, len: usize) -> Tensor<f32> {
 pub async fn all(gpu: &Gpu) -> Result<Vec<Check>> {
     let mut checks = Vec::new();
     checks.extend(super::gather::checks(gpu).await?);
+    checks.extend(super::rope_split::checks(gpu).await?);
+    checks.extend(super::rope_write::checks(gpu).await?);
+    checks.extend(super::kv_write::checks(gpu).await?);
+    checks.extend(super::kv_read::checks(gpu).await?);
+    checks.extend(super::attention_prefill::checks(gpu).await?);
+    checks.extend(super::attention_decode::checks(gpu).await?);
+    checks.extend(super::attention_merge::checks(gpu).await?);
     Ok(checks)
 }
 

@@ -4,5 +4,15 @@
 //! defines what the kernel computes. [`check::all`] runs every kernel against its twin on a device; the tests do
 //! the same over drawn shapes. Kernels know matrices, rows and heads, but no model.
 
+pub mod attention_decode;
+pub mod attention_decode_groups;
+pub mod attention_decode_lanes;
+pub mod attention_merge;
+pub mod attention_prefill;
 pub mod check;
 pub mod gather;
+pub mod kv_read;
+pub mod kv_row;
+pub mod kv_write;
+pub mod rope_split;
+pub mod rope_write;
