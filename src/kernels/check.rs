@@ -101,6 +101,13 @@ pub async fn all(gpu: &Gpu) -> Result<Vec<Check>> {
     checks.extend(super::matmul::checks(gpu).await?);
     checks.extend(super::matvec::checks(gpu).await?);
     checks.extend(super::rms_norm::checks(gpu).await?);
+    checks.extend(super::rope_split::checks(gpu).await?);
+    checks.extend(super::rope_write::checks(gpu).await?);
+    checks.extend(super::kv_write::checks(gpu).await?);
+    checks.extend(super::kv_read::checks(gpu).await?);
+    checks.extend(super::attention_prefill::checks(gpu).await?);
+    checks.extend(super::attention_decode::checks(gpu).await?);
+    checks.extend(super::attention_merge::checks(gpu).await?);
     Ok(checks)
 }
 
