@@ -1,10 +1,10 @@
 // embed: unpacks the table rows of some tokens and scales them.
-// tokens [count] u32 · table: one part of [vocabulary, 8 * chunks], packed · out [count, 8 * chunks] f32
+// tokens [at + count] u32 · table: one part of [vocabulary, 8 * chunks], packed · out [count, 8 * chunks] f32
 // grid (chunks / 64, count); one lane per chunk of eight values.
 // A token past the vocabulary counts as the last one. A part that does not hold a token leaves its row alone.
 #import weight_row
 
-struct Params { first: u32, rows: u32, vocabulary: u32, chunks: u32, scale: f32 }
+struct Params { first: u32, rows: u32, vocabulary: u32, chunks: u32, at: u32, scale: f32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> tokens: array<u32>;
@@ -15,7 +15,7 @@ struct Params { first: u32, rows: u32, vocabulary: u32, chunks: u32, scale: f32 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     // Below the part's first row the subtraction wraps, so one comparison covers both ends.
-    let row = min(tokens[id.y], params.vocabulary - 1u) - params.first;
+    let row = min(tokens[params.at + id.y], params.vocabulary - 1u) - params.first;
     if id.x >= params.chunks || row >= params.rows { return; }
     let chunk = row * params.chunks + id.x;
 #ifdef F16

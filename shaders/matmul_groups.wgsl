@@ -35,8 +35,8 @@ fn stage(row: u32, input: u32, chunk: u32, to: u32, inside: bool) {
             chunk_quad(packed, 1u) * scale.x + scale.y,
         );
 #endif
-        let from = 2u * (input * chunks + chunk);
-        v = array<vec4<f32>, 2>(x[from], x[from + 1u]);
+        let begin = 2u * (input * chunks + chunk);
+        v = array<vec4<f32>, 2>(x[begin], x[begin + 1u]);
     }
     tile_w[to] = w[0];
     tile_w[to + ROWS] = w[1];
@@ -68,11 +68,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         stage(row, input, start + part, 2u * part * ROWS + line, start + part < chunks);
         workgroupBarrier();
         for (var k = 0u; k < QUADS; k++) {
-            let from = k * ROWS + column;
-            let a = tile_w[from];
-            let b = tile_w[from + 16u];
-            let c = tile_w[from + 32u];
-            let d = tile_w[from + 48u];
+            let begin = k * ROWS + column;
+            let a = tile_w[begin];
+            let b = tile_w[begin + 16u];
+            let c = tile_w[begin + 32u];
+            let d = tile_w[begin + 48u];
             for (var t = 0u; t < 4u; t++) {
                 let v = tile_x[k * ROWS + height + 16u * t];
                 sums[t] += vec4<f32>(dot(a, v), dot(b, v), dot(c, v), dot(d, v));

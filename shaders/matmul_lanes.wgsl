@@ -29,12 +29,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #endif
     let packs = params.cols / (4u * PACK_QUADS);
     let quads = params.cols / 4u;
-    let from = row * packs;
+    let begin = row * packs;
     var sums: array<vec4<f32>, TILE>;
     for (var t = 0u; t < TILE; t++) { sums[t] = vec4<f32>(); }
     let top = group.y * TILE;
     for (var p = 0u; p < packs; p++) {
-        let at = from + p;
+        let at = begin + p;
         let words_a = words[at.x];
         let words_b = words[at.y];
         let words_c = words[at.z];

@@ -1,5 +1,6 @@
 // score: the attention that each key row gets from the most recent queries, from the softmax's log-sum-exp.
-// q [count, heads, dim] · lse [count, heads] · k [rows, kv_heads, dim] · out [sets, columns] f32
+// q [count, heads, dim] · lse [count, heads] · k [prefix + count, kv_heads, dim] · out [sets, columns] f32
+// Column c is the key row of query row c, so the rows before the prefix's end are not scored.
 // grid (columns / (4 * LANES), sets), workgroup LANES x SLICES: a lane takes four key rows and every SLICES-th
 // tile of four queries, which all lanes of a slice share. Tails repeat the last row and are masked.
 // Heads and queries are added in a fixed order, without atomics, so a score has the same bits in every run.
@@ -39,7 +40,7 @@ const NEXT = vec4(0u, 1u, 2u, 3u);
 fn paid(row: u32, norm: vec4<f32>, column: u32, logits: vec4<f32>) -> f32 {
     let rows = vec4(row) + NEXT;
     let weights = params.weight + params.weight_step * vec4<f32>(rows - params.oldest);
-    let seen = (rows < vec4(params.count)) & (rows + params.prefix >= vec4(column));
+    let seen = (rows < vec4(params.count)) & (rows >= vec4(column));
     let each = select(vec4(0.0), weights * exp(logits * params.scale - norm), seen);
     return (each.x + each.y) + (each.z + each.w);
 }
@@ -47,7 +48,7 @@ fn paid(row: u32, norm: vec4<f32>, column: u32, logits: vec4<f32>) -> f32 {
 @compute @workgroup_size(#{LANES}, #{SLICES})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) lane: vec3<u32>) {
     let columns = (group.x * #{LANES}u + lane.x) * 4u + NEXT;
-    let key_rows = min(columns, vec4(params.columns - 1u)) * params.key_stride;
+    let key_rows = (min(columns, vec4(params.columns - 1u)) + params.prefix) * params.key_stride;
     var sum = vec4(0.0);
     for (var n = 0u; n < params.set_heads; n++) {
         let head = group.y * params.set_heads + n;

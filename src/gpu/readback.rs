@@ -103,7 +103,7 @@ const MOST_POLLS: usize = 10_000;
 #[cfg(not(target_arch = "wasm32"))]
 impl Poller {
     pub fn new(device: wgpu::Device) -> Self {
-        let (queue, submissions) = std::sync::mpsc::channel();
+        let (queue, submissions) = std::sync::mpsc::channel::<(wgpu::SubmissionIndex, Vec<Signal>)>();
         let work = move || {
             for (index, signals) in submissions {
                 let _ = device.poll(wgpu::PollType::Wait { submission_index: Some(index), timeout: None });
@@ -115,7 +115,10 @@ impl Poller {
                     std::thread::sleep(std::time::Duration::from_micros(50));
                     polls += 1;
                 }
-                signals.iter().filter(|s| !s.is_set()).for_each(|s| s.set(Err("no answer from it".to_owned())));
+                signals
+                    .iter()
+                    .filter(|s| !s.is_set())
+                    .for_each(|s| s.set(Err("no answer from it".to_owned())));
             }
         };
         // Without a thread no read-back resolves; the system that refuses one thread is out of resources.

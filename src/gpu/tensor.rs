@@ -92,7 +92,11 @@ impl<T: Element> Tensor<T> {
     /// `len` values from `first` on, as a tensor that shares the buffer. `first` must be a multiple of
     /// [`VIEW_ALIGNMENT`]: WebGPU binds buffers at multiples of 256 bytes.
     pub fn view(&self, first: usize, len: usize) -> Self {
-        assert!(first.is_multiple_of(VIEW_ALIGNMENT) && first + len <= self.len, "view {first}+{len} of {}", self.len);
+        assert!(
+            first.is_multiple_of(VIEW_ALIGNMENT) && first + len <= self.len,
+            "view {first}+{len} of {}",
+            self.len
+        );
         let offset = self.offset + (first * size_of::<T>()) as u64;
         Self { inner: self.inner.clone(), offset, len, kind: PhantomData }
     }

@@ -2,8 +2,7 @@
 
 use crate::gpu::{Shader, ShaderKey};
 
-const SHADER: Shader =
-    Shader { stem: "matmul_lanes", text: include_str!("../../shaders/matmul_lanes.wgsl") };
+const SHADER: Shader = Shader { stem: "matmul_lanes", text: include_str!("../../shaders/matmul_lanes.wgsl") };
 
 const WORKGROUP: u32 = 8;
 const TILE: u32 = 16;

@@ -33,7 +33,7 @@ impl RowFormat {
 
     /// Words of packed values in a row of `cols` values.
     pub fn words_per_row(self, cols: usize) -> usize {
-        cols * self.bits() / 32
+        cols * self.bits() as usize / 32
     }
 
     /// Words of scales and minima in a row of `cols` values.
@@ -46,7 +46,13 @@ impl RowFormat {
         4 * (self.words_per_row(cols) + self.scales_per_row(cols))
     }
 
-    fn bits(self) -> usize {
+    /// This format, or F16 if rows of `cols` values are not made of whole groups.
+    pub const fn for_cols(self, cols: usize) -> Self {
+        if cols.is_multiple_of(GROUP) { self } else { Self::F16 }
+    }
+
+    /// Bits of a packed value.
+    pub const fn bits(self) -> u32 {
         match self {
             Self::F16 => 16,
             Self::Q8 => 8,
@@ -193,7 +199,9 @@ pub fn quantize(format: RowFormat, rows: usize, cols: usize, values: &[f32]) -> 
         let (q, pair) = quantize_group(group, (1 << format.bits()) - 1);
         scales.push(pair);
         words.extend(match format {
-            RowFormat::Q4 => q.chunks_exact(8).map(|q| bytes(&q[..4]) | bytes(&q[4..]) << 4).collect::<Vec<_>>(),
+            RowFormat::Q4 => {
+                q.chunks_exact(8).map(|q| bytes(&q[..4]) | bytes(&q[4..]) << 4).collect::<Vec<_>>()
+            }
             _ => q.chunks_exact(4).map(bytes).collect(),
         });
         (words, scales)
@@ -224,7 +232,9 @@ mod tests {
     fn packing_is_undone_within_half_a_step() {
         let (rows, cols) = (3, 96);
         let values = Noise::new(7).values(rows * cols);
-        for (format, step) in [(RowFormat::F16, 1e-3), (RowFormat::Q8, 1.0 / 127.0), (RowFormat::Q4, 2.0 / 15.0)] {
+        for (format, step) in
+            [(RowFormat::F16, 1e-3), (RowFormat::Q8, 1.0 / 127.0), (RowFormat::Q4, 2.0 / 15.0)]
+        {
             let (words, scales) = quantize(format, rows, cols, &values);
             assert_eq!(words.len(), rows * format.words_per_row(cols));
             assert_eq!(scales.len(), rows * format.scales_per_row(cols));

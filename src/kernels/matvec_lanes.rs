@@ -4,8 +4,7 @@ use super::grid::lines;
 use super::matvec::grow;
 use crate::gpu::{Shader, ShaderKey};
 
-const SHADER: Shader =
-    Shader { stem: "matvec_lanes", text: include_str!("../../shaders/matvec_lanes.wgsl") };
+const SHADER: Shader = Shader { stem: "matvec_lanes", text: include_str!("../../shaders/matvec_lanes.wgsl") };
 
 const WORKGROUP: u32 = 16;
 
