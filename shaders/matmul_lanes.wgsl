@@ -1,9 +1,10 @@
 // matmul_lanes: x Wᵀ for many rows of x, on software adapters.
 // W: one part, [rows, cols] packed · x [count, cols] f32 · out [count, stride] f32 from column `first` on
-// grid (rows / (4 * WORKGROUP), count / TILE); one lane for four rows of W and TILE rows of x.
-// The lane unpacks a quad of each of its weight rows once for all its x rows, whose loads are lane-uniform; sums
-// stay in registers. With SWIGLU two of the four weight rows are gates and two are their ups.
+// grid (outputs / (8 * OUTPUTS), count / (8 * EIGHTS)); a workgroup of 8. A lane takes ROWS neighbouring rows of W,
+// with SWIGLU half of them gates and half their ups, and 8 * EIGHTS rows of x; it unpacks a quad of each weight row
+// once for all of those. The sums stay in registers and on the lane's stack; nothing is shared, nothing waits.
 #import weight_row
+#import eight
 
 struct Params { rows: u32, cols: u32, first: u32, stride: u32, count: u32 }
 
@@ -13,73 +14,86 @@ struct Params { rows: u32, cols: u32, first: u32, stride: u32, count: u32 }
 @group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 
-const TILE = #{TILE}u;
+const EIGHTS = #{EIGHTS}u;
+const ROWS = #{ROWS}u;
+#ifdef SWIGLU
+const OUTPUTS = ROWS / 2u;
+#else
+const OUTPUTS = ROWS;
+#endif
 
-@compute @workgroup_size(#{WORKGROUP})
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let place = group.x * #{WORKGROUP}u + lane;
+// Past the last row of x any value will do: its products are not stored.
+fn input(i: u32) -> vec4<f32> { return x[min(i, params.count * params.cols / 4u - 1u)]; }
+
+@compute @workgroup_size(8)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) index: u32,
+#ifdef SUBGROUPS
+    @builtin(subgroup_invocation_id) subgroup_lane: u32,
+#endif
+) {
+#ifdef SUBGROUPS
+    let lane = subgroup_lane;
+#else
+    let lane = index;
+#endif
 #ifdef SWIGLU
     let outputs = params.rows / 2u;
-    let column = place * 2u;
-    let row = min(vec4<u32>(0u, 1u, 0u, 1u) + column, vec4<u32>(outputs - 1u)) + vec4<u32>(0u, 0u, 1u, 1u) * outputs;
 #else
     let outputs = params.rows;
-    let column = place * 4u;
-    let row = min(vec4<u32>(0u, 1u, 2u, 3u) + column, vec4<u32>(outputs - 1u));
 #endif
+    let column = (group.x * 8u + index) * OUTPUTS;
+    let top = group.y * 8u * EIGHTS;
     let packs = params.cols / (4u * PACK_QUADS);
     let quads = params.cols / 4u;
-    let begin = row * packs;
-    var sums: array<vec4<f32>, TILE>;
-    for (var t = 0u; t < TILE; t++) { sums[t] = vec4<f32>(); }
-    let top = group.y * TILE;
+    var start: array<u32, ROWS>;
+    // Nested, so that each array is as long as the loop over it: such loops a driver unrolls into registers.
+    var sums: array<array<array<f32, ROWS>, 8>, EIGHTS>;
+    for (var r = 0u; r < ROWS; r++) {
+        start[r] = (min(column + r % OUTPUTS, outputs - 1u) + r / OUTPUTS * outputs) * packs;
+        for (var e = 0u; e < EIGHTS; e++) {
+            for (var t = 0u; t < 8u; t++) { sums[e][t][r] = 0.0; }
+        }
+    }
     for (var p = 0u; p < packs; p++) {
-        let at = begin + p;
-        let words_a = words[at.x];
-        let words_b = words[at.y];
-        let words_c = words[at.z];
-        let words_d = words[at.w];
+        var packed: array<vec4<u32>, ROWS>;
+        var scale: array<vec2<f32>, ROWS>;
+        for (var r = 0u; r < ROWS; r++) {
+            packed[r] = words[start[r] + p];
 #ifdef F16
-        let a = vec2<f32>(1.0, 0.0);
-        let b = a;
-        let c = a;
-        let d = a;
+            scale[r] = vec2<f32>(1.0, 0.0);
 #else
-        let a = unpack2x16float(scales[at.x / GROUP_PACKS]);
-        let b = unpack2x16float(scales[at.y / GROUP_PACKS]);
-        let c = unpack2x16float(scales[at.z / GROUP_PACKS]);
-        let d = unpack2x16float(scales[at.w / GROUP_PACKS]);
+            scale[r] = unpack2x16float(scales[(start[r] + p) / STEP_PACKS]);
 #endif
+        }
         for (var i = 0u; i < PACK_QUADS; i++) {
-            let weight = transpose(mat4x4<f32>(
-                quad(words_a, i) * a.x + a.y,
-                quad(words_b, i) * b.x + b.y,
-                quad(words_c, i) * c.x + c.y,
-                quad(words_d, i) * d.x + d.y,
-            ));
-            for (var t = 0u; t < TILE; t++) {
-                let value = x[min(top + t, params.count - 1u) * quads + p * PACK_QUADS + i];
-                sums[t] += value.x * weight[0] + value.y * weight[1] + value.z * weight[2] + value.w * weight[3];
+            var weight: array<vec4<f32>, ROWS>;
+            for (var r = 0u; r < ROWS; r++) { weight[r] = quad(packed[r], i) * scale[r].x + scale[r].y; }
+            for (var e = 0u; e < EIGHTS; e++) {
+                var values = eight((top + 8u * e) * quads + p * PACK_QUADS + i, quads, lane);
+                for (var t = 0u; t < 8u; t++) {
+                    for (var r = 0u; r < ROWS; r++) { sums[e][t][r] += dot(values[t], weight[r]); }
+                }
             }
         }
     }
-    for (var t = 0u; t < TILE; t++) {
-        if top + t >= params.count { break; }
-        let at = (top + t) * params.stride + params.first + column;
+    for (var e = 0u; e < EIGHTS; e++) {
+        for (var t = 0u; t < 8u; t++) {
+            let y = top + 8u * e + t;
+            for (var r = 0u; r < OUTPUTS; r++) {
+                if y < params.count && column + r < outputs {
+                    let at = y * params.stride + params.first + column + r;
 #ifdef SWIGLU
-        let result = vec4<f32>(sums[t].xy / (1.0 + exp(-sums[t].xy)) * sums[t].zw, 0.0, 0.0);
-        let width = 2u;
+                    out[at] = sums[e][t][r] / (1.0 + exp(-sums[e][t][r])) * sums[e][t][r + OUTPUTS];
 #else
-        let result = sums[t];
-        let width = 4u;
-#endif
-        for (var i = 0u; i < width; i++) {
-            if column + i < outputs {
 #ifdef ADD
-                out[at + i] += result[i];
+                    out[at] += sums[e][t][r];
 #else
-                out[at + i] = result[i];
+                    out[at] = sums[e][t][r];
 #endif
+#endif
+                }
             }
         }
     }

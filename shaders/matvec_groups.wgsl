@@ -5,7 +5,7 @@
 // x serves four rows; then the lanes' sums are reduced. The sum of squares of x is a fifth such sum.
 #import weight_row
 
-struct Params { rows: u32, cols: u32, first: u32, epsilon: f32 }
+struct Params { rows: u32, cols: u32, first: u32, epsilon: f32, zero: u32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> words: array<Chunk>;

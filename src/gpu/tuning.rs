@@ -14,7 +14,7 @@ pub enum Family {
 pub struct Tuning {
     /// The kernel family.
     pub family: Family,
-    /// Reduce with subgroup operations where a kernel has such a variant.
+    /// Use subgroup operations where a kernel has such a variant.
     pub subgroups: bool,
     /// Decode attention: how many parts the rows of a head are split into.
     pub attention_splits: u32,
@@ -23,11 +23,17 @@ pub struct Tuning {
 impl Tuning {
     pub(super) fn for_device(info: &wgpu::AdapterInfo, features: wgpu::Features) -> Self {
         // Software adapters run barriers as coroutines, which costs far more than the reads they save.
+        let subgroups = features.contains(wgpu::Features::SUBGROUP);
         if info.device_type == wgpu::DeviceType::Cpu {
-            Self { family: Family::Lanes, subgroups: false, attention_splits: 32 }
+            // Here subgroups pass loaded values round, by eight.
+            Self {
+                family: Family::Lanes,
+                subgroups: subgroups && info.subgroup_min_size >= 8,
+                attention_splits: 32,
+            }
         } else {
             // Subgroup kernels assume at least 16 lanes; narrower ones gain nothing over shared memory.
-            let wide = features.contains(wgpu::Features::SUBGROUP) && info.subgroup_min_size >= 16;
+            let wide = subgroups && info.subgroup_min_size >= 16;
             Self { family: Family::Groups, subgroups: wide, attention_splits: 16 }
         }
     }

@@ -133,7 +133,11 @@ pub(super) mod testing {
         let mut tunings =
             vec![Tuning { family: Family::Lanes, ..base }, Tuning { family: Family::Groups, ..base }];
         if gpu.tuning().subgroups {
-            tunings.push(Tuning { family: Family::Groups, subgroups: true, ..base });
+            tunings.extend([Family::Lanes, Family::Groups].map(|family| Tuning {
+                family,
+                subgroups: true,
+                ..base
+            }));
         }
         tunings.into_iter().map(|t| gpu.with_tuning(t)).collect()
     }

@@ -19,7 +19,7 @@ struct Params {
 /// Every shader variant of both families.
 pub fn variants() -> Vec<ShaderKey> {
     let mut all = Vec::new();
-    for base in [matmul_lanes::key(), matmul_groups::key()] {
+    for base in [matmul_lanes::key(false), matmul_lanes::key(true), matmul_groups::key()] {
         for format in RowFormat::ALL {
             all.extend(Epilogue::ALL.map(|epilogue| epilogue.variant(format.variant(base.clone()))));
         }
@@ -37,10 +37,10 @@ pub fn matmul(
     epilogue: Epilogue,
     out: &Tensor<f32>,
 ) -> Result<()> {
-    let Tuning { family, .. } = rec.gpu().tuning();
+    let Tuning { family, subgroups, .. } = rec.gpu().tuning();
     for part in matrix.parts() {
         let (base, grid) = match family {
-            Family::Lanes => (matmul_lanes::key(), matmul_lanes::grid(part.rows, count)),
+            Family::Lanes => (matmul_lanes::key(subgroups), matmul_lanes::grid(part.rows, count, subgroups)),
             Family::Groups => (matmul_groups::key(), matmul_groups::grid(part.rows, count)),
         };
         let kernel = rec.gpu().kernel(&epilogue.variant(part.format.variant(base)))?;

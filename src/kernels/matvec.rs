@@ -13,6 +13,8 @@ struct Params {
     cols: u32,
     first: u32,
     epsilon: f32,
+    /// See the lane kernel's `touch`.
+    zero: u32,
 }
 
 /// Every shader variant of both families.
@@ -48,7 +50,7 @@ pub fn matvec(
     let Tuning { family, subgroups, .. } = rec.gpu().tuning();
     for part in matrix.parts() {
         let (base, grid) = match family {
-            Family::Lanes => (matvec_lanes::key(), matvec_lanes::grid(part.rows)),
+            Family::Lanes => (matvec_lanes::key(subgroups), matvec_lanes::grid(part.rows)),
             Family::Groups => (matvec_groups::key(subgroups), matvec_groups::grid(part.rows)),
         };
         let kernel = rec.gpu().kernel(&variant(base, part.format, epilogue, norm.is_some()))?;
@@ -57,6 +59,7 @@ pub fn matvec(
             cols: matrix.cols() as u32,
             first: epilogue.outputs(part.first_row) as u32,
             epsilon: norm.map_or(0.0, |n| n.epsilon),
+            zero: 0,
         };
         let mut bindings = vec![part.words.bind(), part.scales.bind(), x, out.bind()];
         bindings.extend(norm.map(|n| n.weight.bind()));

@@ -1,4 +1,4 @@
-//! [`super::matvec`] for software adapters: one lane per output row.
+//! [`super::matvec`] for software adapters: a few output rows to a lane.
 
 use super::grid::lines;
 use super::matvec::grow;
@@ -6,17 +6,17 @@ use crate::gpu::{Shader, ShaderKey};
 
 const SHADER: Shader = Shader { stem: "matvec_lanes", text: include_str!("../../shaders/matvec_lanes.wgsl") };
 
-const WORKGROUP: u32 = 16;
+/// Rows of a lane: what it loads of the input serves all of them.
+const ROWS: u32 = 4;
 
-pub(super) fn key() -> ShaderKey {
-    ShaderKey::new(SHADER).with("WORKGROUP", WORKGROUP)
+pub(super) fn key(subgroups: bool) -> ShaderKey {
+    ShaderKey::new(SHADER).with("ROWS", ROWS).flag("SUBGROUPS", subgroups)
 }
 
 pub(super) fn variants() -> Vec<ShaderKey> {
-    grow(&key())
+    [false, true].into_iter().flat_map(|subgroups| grow(&key(subgroups))).collect()
 }
 
-/// A lane takes two rows: a gate row and its up row, or else neighbours.
 pub(super) fn grid(rows: usize) -> [u32; 3] {
-    lines(rows.div_ceil(2).div_ceil(WORKGROUP as usize))
+    lines(rows.div_ceil(8 * ROWS as usize))
 }
