@@ -1,7 +1,8 @@
 // score: the attention that each key row gets from the most recent queries, from the softmax's log-sum-exp.
-// q [count, heads, dim] · lse [count, heads] · k [rows, kv_heads, dim] · out [sets, columns] f32
-// grid (columns / COLUMNS, sets), workgroup COLUMNS x SLICES: a lane takes one key row and every SLICES-th
-// tile of eight queries; tails are masked. The queries are the same for all lanes of a slice.
+// q [count, heads, dim] · lse [count, heads] · k [prefix + count, kv_heads, dim] · out [sets, columns] f32
+// Column c is the key row of query row c, so the rows before the prefix's end are not scored.
+// grid (columns / (4 * LANES), sets), workgroup LANES x SLICES: a lane takes four key rows and every SLICES-th
+// tile of four queries, which all lanes of a slice share. Tails repeat the last row and are masked.
 // Heads and queries are added in a fixed order, without atomics, so a score has the same bits in every run.
 
 struct Params {
@@ -30,58 +31,58 @@ struct Params {
 const LARGEST = 0x1.fffffep+127f;
 
 #ifdef SLICED
-var<workgroup> partial: array<f32, #{COLUMNS} * #{SLICES}>;
+var<workgroup> partial: array<vec4<f32>, #{LANES} * #{SLICES}>;
 #endif
 
-/// Query rows row..row+4, clamped to the last one.
-fn four(row: u32) -> vec4<u32> {
-    return min(vec4(row) + vec4(0u, 1u, 2u, 3u), vec4(params.count - 1u));
-}
+const NEXT = vec4(0u, 1u, 2u, 3u);
 
-fn dots(at: vec4<u32>, key: vec4<f32>) -> vec4<f32> {
-    return vec4(dot(q[at.x], key), dot(q[at.y], key), dot(q[at.z], key), dot(q[at.w], key));
-}
-
-/// What four queries pay to the key row `column`.
-fn attention(row: u32, head: u32, column: u32, logits: vec4<f32>) -> f32 {
-    let at = four(row) * params.lse_stride + head;
-    let norm = vec4(lse[at.x], lse[at.y], lse[at.z], lse[at.w]);
-    let rows = vec4(row) + vec4(0u, 1u, 2u, 3u);
+/// What four queries pay to one key row.
+fn paid(row: u32, norm: vec4<f32>, column: u32, logits: vec4<f32>) -> f32 {
+    let rows = vec4(row) + NEXT;
     let weights = params.weight + params.weight_step * vec4<f32>(rows - params.oldest);
-    let seen = (rows < vec4(params.count)) & (rows + params.prefix >= vec4(column));
-    let paid = select(vec4(0.0), weights * exp(logits * params.scale - norm), seen);
-    return (paid.x + paid.y) + (paid.z + paid.w);
+    let seen = (rows < vec4(params.count)) & (rows >= vec4(column));
+    let each = select(vec4(0.0), weights * exp(logits * params.scale - norm), seen);
+    return (each.x + each.y) + (each.z + each.w);
 }
 
-@compute @workgroup_size(#{COLUMNS}, #{SLICES})
+@compute @workgroup_size(#{LANES}, #{SLICES})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) lane: vec3<u32>) {
-    let column = group.x * #{COLUMNS}u + lane.x;
-    let key_row = min(column, params.columns - 1u) * params.key_stride;
-    var sum = 0.0;
+    let columns = (group.x * #{LANES}u + lane.x) * 4u + NEXT;
+    let key_rows = (min(columns, vec4(params.columns - 1u)) + params.prefix) * params.key_stride;
+    var sum = vec4(0.0);
     for (var n = 0u; n < params.set_heads; n++) {
         let head = group.y * params.set_heads + n;
-        let key = key_row + head / params.group_heads * params.dim;
-        for (var row = params.oldest + lane.y * 8u; row < params.count; row += 8u * #{SLICES}u) {
-            let low = four(row) * params.query_stride + head * params.dim;
-            let high = four(row + 4u) * params.query_stride + head * params.dim;
-            var low_logits = vec4(0.0);
-            var high_logits = vec4(0.0);
+        let keys = key_rows + head / params.group_heads * params.dim;
+        for (var row = params.oldest + lane.y * 4u; row < params.count; row += 4u * #{SLICES}u) {
+            let rows = min(vec4(row) + NEXT, vec4(params.count - 1u));
+            let at = rows * params.query_stride + head * params.dim;
+            // logits[c][r] belongs to key row c and query r: a vector times a matrix dots it with each column.
+            var logits = mat4x4<f32>();
             for (var d = 0u; d < params.dim; d++) {
-                let part = k[key + d];
-                low_logits += dots(low + d, part);
-                high_logits += dots(high + d, part);
+                let queries = mat4x4(q[at.x + d], q[at.y + d], q[at.z + d], q[at.w + d]);
+                logits[0] += k[keys.x + d] * queries;
+                logits[1] += k[keys.y + d] * queries;
+                logits[2] += k[keys.z + d] * queries;
+                logits[3] += k[keys.w + d] * queries;
             }
-            sum += attention(row, head, column, low_logits);
-            sum += attention(row + 4u, head, column, high_logits);
+            let norms = rows * params.lse_stride + head;
+            let norm = vec4(lse[norms.x], lse[norms.y], lse[norms.z], lse[norms.w]);
+            sum += vec4(
+                paid(row, norm, columns.x, logits[0]),
+                paid(row, norm, columns.y, logits[1]),
+                paid(row, norm, columns.z, logits[2]),
+                paid(row, norm, columns.w, logits[3]),
+            );
         }
     }
 #ifdef SLICED
-    partial[lane.y * #{COLUMNS}u + lane.x] = sum;
+    partial[lane.y * #{LANES}u + lane.x] = sum;
     workgroupBarrier();
     if lane.y > 0u { return; }
-    for (var slice = 1u; slice < #{SLICES}u; slice++) { sum += partial[slice * #{COLUMNS}u + lane.x]; }
+    for (var slice = 1u; slice < #{SLICES}u; slice++) { sum += partial[slice * #{LANES}u + lane.x]; }
 #endif
-    if column >= params.columns { return; }
-    let score = sum / f32(params.set_heads);
-    out[group.y * params.columns + column] = select(score, LARGEST, column < params.forced);
+    let scores = select(sum / f32(params.set_heads), vec4(LARGEST), columns < vec4(params.forced));
+    for (var c = 0u; c < 4u; c++) {
+        if columns[c] < params.columns { out[group.y * params.columns + columns[c]] = scores[c]; }
+    }
 }

@@ -75,8 +75,8 @@ fn repacking_moves_the_codes() {
         let format = natural_format(dtype, expected.len());
         let packed = pack(dtype, &raw, 1, expected.len(), format).unwrap();
         assert_eq!(packed.format, format);
-        assert_eq!(packed.words.len(), format.word_stride(packed.cols));
-        assert_eq!(packed.scales.len(), format.scale_stride(packed.cols));
+        assert_eq!(packed.words.len(), format.words_per_row(packed.cols));
+        assert_eq!(packed.scales.len(), format.scales_per_row(packed.cols));
         for (i, (value, expected)) in unpack(&packed).iter().zip(&expected).enumerate() {
             let group = packed.scales[i / 32];
             let [scale, min] =

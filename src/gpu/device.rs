@@ -133,12 +133,13 @@ impl Gpu {
     /// Writes `values` from index `first` on, before anything submitted later runs.
     pub fn write<T: Element>(&self, tensor: &Tensor<T>, first: usize, values: &[T]) {
         let bytes: &[u8] = bytemuck::cast_slice(values);
-        self.queue().write_buffer(&tensor.inner.buffer, (first * size_of::<T>()) as u64, bytes);
+        let offset = tensor.offset + (first * size_of::<T>()) as u64;
+        self.queue().write_buffer(&tensor.inner.buffer, offset, bytes);
     }
 
     /// Hands pending writes to the device, so that their staging memory can be freed.
     pub fn flush(&self) {
-        self.inner.poller.wake(self.queue().submit([]));
+        self.inner.poller.watch(self.queue().submit([]), Vec::new());
     }
 
     /// Fails if the device reported an error since it was opened.

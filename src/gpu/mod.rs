@@ -27,5 +27,5 @@ pub use kernel::Kernel;
 pub use readback::Pending;
 pub use recorder::{Recorder, Submission};
 pub use shader::{Shader, ShaderKey, assemble, binding_access};
-pub use tensor::{Binding, Element, Tensor};
+pub use tensor::{Binding, Element, Tensor, VIEW_ALIGNMENT};
 pub use tuning::{Family, Tuning};

@@ -21,13 +21,15 @@ pub(super) struct Signal(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     outcome: Option<Result<(), String>>,
+    /// Set once and for all, also after the outcome was taken.
+    fired: bool,
     waker: Option<Waker>,
 }
 
 impl Signal {
     pub fn set(&self, outcome: Result<(), String>) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.outcome = Some(outcome);
+        (state.outcome, state.fired) = (Some(outcome), true);
         if let Some(waker) = state.waker.take() {
             waker.wake();
         }
@@ -45,7 +47,7 @@ impl Signal {
     }
 
     pub fn is_set(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).outcome.is_some()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).fired
     }
 }
 
@@ -91,17 +93,32 @@ impl<T: Element> Future for Pending<T> {
 #[derive(Debug)]
 pub(super) struct Poller {
     #[cfg(not(target_arch = "wasm32"))]
-    queue: std::sync::mpsc::Sender<wgpu::SubmissionIndex>,
+    queue: std::sync::mpsc::Sender<(wgpu::SubmissionIndex, Vec<Signal>)>,
 }
+
+/// Polls after which a signal that a finished submission did not fire counts as lost: half a second and more.
+#[cfg(not(target_arch = "wasm32"))]
+const MOST_POLLS: usize = 10_000;
 
 #[cfg(not(target_arch = "wasm32"))]
 impl Poller {
     pub fn new(device: wgpu::Device) -> Self {
-        let (queue, submissions) = std::sync::mpsc::channel();
+        let (queue, submissions) = std::sync::mpsc::channel::<(wgpu::SubmissionIndex, Vec<Signal>)>();
         let work = move || {
-            for index in submissions {
-                // An error here is a lost device, which the callbacks of that device report.
+            for (index, signals) in submissions {
                 let _ = device.poll(wgpu::PollType::Wait { submission_index: Some(index), timeout: None });
+                // When several threads submit at once, wgpu may not know the index yet and refuse to wait for it,
+                // so what counts is whether the callbacks came.
+                let mut polls = 0;
+                while polls < MOST_POLLS && signals.iter().any(|s| !s.is_set()) {
+                    let _ = device.poll(wgpu::PollType::wait_indefinitely());
+                    std::thread::sleep(std::time::Duration::from_micros(50));
+                    polls += 1;
+                }
+                signals
+                    .iter()
+                    .filter(|s| !s.is_set())
+                    .for_each(|s| s.set(Err("no answer from it".to_owned())));
             }
         };
         // Without a thread no read-back resolves; the system that refuses one thread is out of resources.
@@ -111,9 +128,10 @@ impl Poller {
         Self { queue }
     }
 
-    pub fn wake(&self, submission: wgpu::SubmissionIndex) {
+    /// Sees to it that the signals fire once the submission has run.
+    pub fn watch(&self, submission: wgpu::SubmissionIndex, signals: Vec<Signal>) {
         // The receiver lives as long as the thread; if that could not start, new() has said so.
-        let _ = self.queue.send(submission);
+        let _ = self.queue.send((submission, signals));
     }
 }
 
@@ -123,5 +141,5 @@ impl Poller {
         Self {}
     }
 
-    pub fn wake(&self, _submission: wgpu::SubmissionIndex) {}
+    pub fn watch(&self, _submission: wgpu::SubmissionIndex, _signals: Vec<Signal>) {}
 }

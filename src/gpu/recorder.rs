@@ -208,9 +208,9 @@ impl Recorder {
         let size = size_of::<T>() as u64;
         self.commands.push(Command::Copy {
             from: from.inner.buffer.clone(),
-            from_offset: first as u64 * size,
+            from_offset: from.offset + first as u64 * size,
             to: to.inner.buffer.clone(),
-            to_offset: at as u64 * size,
+            to_offset: to.offset + at as u64 * size,
             bytes: count as u64 * size,
         });
     }
@@ -218,7 +218,7 @@ impl Recorder {
     /// Records a read-back of `count` values from `first` on; it resolves after the submission has run.
     pub fn read<T: Element>(&mut self, tensor: &Tensor<T>, first: usize, count: usize) -> Pending<T> {
         let size = size_of::<T>() as u64;
-        self.read_bytes(&tensor.inner.buffer.clone(), first as u64 * size, count as u64 * size)
+        self.read_bytes(&tensor.inner.buffer, tensor.offset + first as u64 * size, count as u64 * size)
     }
 
     fn read_bytes<T>(&mut self, from: &wgpu::Buffer, offset: u64, bytes: u64) -> Pending<T> {
@@ -256,7 +256,7 @@ impl Recorder {
         let signal = Signal::default();
         let done = signal.clone();
         self.gpu.queue().on_submitted_work_done(move || done.set(Ok(())));
-        self.gpu.flush();
+        self.gpu.inner.poller.watch(self.gpu.queue().submit([]), vec![signal.clone()]);
         Submission { signal, started, stamps }
     }
 
@@ -272,13 +272,14 @@ impl Recorder {
             self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         self.encode(&mut encoder, timer.as_ref());
         let index = self.gpu.queue().submit([encoder.finish()]);
+        let signals = self.reads.iter().map(|(_, _, signal)| signal.clone()).collect();
         for (buffer, bytes, signal) in self.reads.drain(..) {
             let done = move |outcome: Result<(), wgpu::BufferAsyncError>| {
                 signal.set(outcome.map_err(|e| e.to_string()))
             };
             buffer.map_async(wgpu::MapMode::Read, ..bytes, done);
         }
-        self.gpu.inner.poller.wake(index);
+        self.gpu.inner.poller.watch(index, signals);
         if timer.is_some() {
             self.timer = timer;
         }

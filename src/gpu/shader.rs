@@ -58,8 +58,10 @@ impl fmt::Display for ShaderKey {
 
 const SHARED: &[(&str, &str)] = &[
     ("across", include_str!("../../shaders/shared/across.wgsl")),
+    ("kv_eight", include_str!("../../shaders/shared/kv_eight.wgsl")),
     ("kv_row", include_str!("../../shaders/shared/kv_row.wgsl")),
     ("radix", include_str!("../../shaders/shared/radix.wgsl")),
+    ("rope", include_str!("../../shaders/shared/rope.wgsl")),
     ("weight_row", include_str!("../../shaders/shared/weight_row.wgsl")),
 ];
 

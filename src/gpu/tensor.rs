@@ -15,6 +15,8 @@ impl Element for u32 {}
 #[derive(Debug, Clone)]
 pub struct Tensor<T> {
     pub(super) inner: Arc<Inner>,
+    /// Where it begins in its buffer, in bytes.
+    pub(super) offset: u64,
     len: usize,
     kind: PhantomData<T>,
 }
@@ -45,6 +47,9 @@ pub struct Binding<'a> {
     pub(super) size: u64,
 }
 
+/// Values to whose multiples views are aligned.
+pub const VIEW_ALIGNMENT: usize = 64;
+
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
 impl<T: Element> Tensor<T> {
@@ -66,7 +71,7 @@ impl<T: Element> Tensor<T> {
         account.add(class, bytes);
         let id = NEXT_ID.fetch_add(1, Relaxed);
         let inner = Inner { buffer, id, bytes, class, account: account.clone() };
-        Self { inner: Arc::new(inner), len, kind: PhantomData }
+        Self { inner: Arc::new(inner), offset: 0, len, kind: PhantomData }
     }
 
     /// Values it holds.
@@ -79,13 +84,26 @@ impl<T: Element> Tensor<T> {
         self.len == 0
     }
 
-    /// Bytes on the device.
+    /// Bytes of the whole buffer on the device.
     pub fn bytes(&self) -> u64 {
         self.inner.bytes
     }
 
-    /// The whole tensor, for a kernel.
+    /// `len` values from `first` on, as a tensor that shares the buffer. `first` must be a multiple of
+    /// [`VIEW_ALIGNMENT`]: WebGPU binds buffers at multiples of 256 bytes.
+    pub fn view(&self, first: usize, len: usize) -> Self {
+        assert!(
+            first.is_multiple_of(VIEW_ALIGNMENT) && first + len <= self.len,
+            "view {first}+{len} of {}",
+            self.len
+        );
+        let offset = self.offset + (first * size_of::<T>()) as u64;
+        Self { inner: self.inner.clone(), offset, len, kind: PhantomData }
+    }
+
+    /// The tensor, for a kernel.
     pub fn bind(&self) -> Binding<'_> {
-        Binding { inner: &self.inner, offset: 0, size: self.inner.bytes }
+        let bytes = ((self.len * size_of::<T>()) as u64).next_multiple_of(16).max(16);
+        Binding { inner: &self.inner, offset: self.offset, size: bytes.min(self.inner.bytes - self.offset) }
     }
 }

@@ -89,6 +89,9 @@ pub fn poisoned(gpu: &Gpu, len: usize) -> Tensor<f32> {
 /// What the device refuses; a kernel that computes wrongly is no error but a [`Check`] that did not pass.
 pub async fn all(gpu: &Gpu) -> Result<Vec<Check>> {
     let mut checks = Vec::new();
+    checks.extend(super::copy::checks(gpu).await?);
+    checks.extend(super::embed::checks(gpu).await?);
+    checks.extend(super::fill::checks(gpu).await?);
     checks.extend(super::gather::checks(gpu).await?);
     checks.extend(super::score::checks(gpu).await?);
     checks.extend(super::select::checks(gpu).await?);
@@ -96,6 +99,16 @@ pub async fn all(gpu: &Gpu) -> Result<Vec<Check>> {
     checks.extend(super::thin::checks(gpu).await?);
     checks.extend(super::sample::checks(gpu).await?);
     checks.extend(super::nll::checks(gpu).await?);
+    checks.extend(super::matmul::checks(gpu).await?);
+    checks.extend(super::matvec::checks(gpu).await?);
+    checks.extend(super::rms_norm::checks(gpu).await?);
+    checks.extend(super::rope_split::checks(gpu).await?);
+    checks.extend(super::rope_write::checks(gpu).await?);
+    checks.extend(super::kv_write::checks(gpu).await?);
+    checks.extend(super::kv_read::checks(gpu).await?);
+    checks.extend(super::attention_prefill::checks(gpu).await?);
+    checks.extend(super::attention_decode::checks(gpu).await?);
+    checks.extend(super::attention_merge::checks(gpu).await?);
     Ok(checks)
 }
 

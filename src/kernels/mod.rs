@@ -5,9 +5,31 @@
 //! the same over drawn shapes. Kernels know matrices, rows and heads, but no model.
 
 pub mod accumulate;
+pub mod attention_decode;
+pub mod attention_decode_groups;
+pub mod attention_decode_lanes;
+pub mod attention_merge;
+pub mod attention_prefill;
 pub mod check;
+pub mod copy;
+pub mod embed;
+pub mod fill;
 pub mod gather;
+mod grid;
+pub mod kv_read;
+pub mod kv_row;
+pub mod kv_write;
+pub mod matmul;
+mod matmul_groups;
+mod matmul_lanes;
+pub mod matrix;
+pub mod matvec;
+mod matvec_groups;
+mod matvec_lanes;
 pub mod nll;
+pub mod rms_norm;
+pub mod rope_split;
+pub mod rope_write;
 pub mod sample;
 pub mod score;
 pub mod select;

@@ -103,6 +103,12 @@ pub struct Text {
     template: Option<Template>,
 }
 
+impl std::fmt::Debug for Text {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Text").field("vocab_size", &self.vocab_size()).finish_non_exhaustive()
+    }
+}
+
 impl Text {
     /// Puts the parts together; `stops` in any order.
     fn assemble(

@@ -78,13 +78,8 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Error {
     Error::File { path: path.display().to_string(), reason: error.to_string() }
 }
 
-#[expect(unsafe_code, reason = "a memory map is unsafe by nature")]
 fn map(path: &Path) -> Result<Source> {
-    let file = File::open(path).map_err(|error| unreadable(path, &error))?;
-    // SAFETY: the map is read-only and owned by the `Source`. It is sound as long as no program rewrites or
-    // truncates the file meanwhile, which no portable call can forbid; every reader of model files shares
-    // this condition, and the header, which decides where we read, is copied out at opening.
-    let map = unsafe { memmap2::Mmap::map(&file) };
+    let map = File::open(path).and_then(|file| crate::trusted::map_file(&file));
     map.map(Source::Mapped).map_err(|error| unreadable(path, &error))
 }
 

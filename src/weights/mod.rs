@@ -27,12 +27,13 @@ mod names;
 mod rows;
 mod safetensors;
 
+pub use crate::kernels::matrix::RowFormat;
 pub use blocks::dequantize_row;
 pub use dtype::Dtype;
 pub use file::{FileKind, ModelFile};
 pub(crate) use group::{GROUP, Group};
 pub use metadata::{Metadata, Value};
-pub use rows::{PackedRows, RowFormat, natural_format, pack, unpack};
+pub use rows::{PackedRows, natural_format, pack, unpack};
 
 /// One tensor of a model file: its name, its type, its shape and where its bytes are.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,48 +18,9 @@
 use half::f16;
 
 use super::blocks::{dequantize_row, each_group};
-use super::{Dtype, GROUP, Group};
+use super::{Dtype, Group};
+use crate::kernels::matrix::RowFormat;
 use crate::{Error, Result};
-
-/// How the GPU stores a row of weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum RowFormat {
-    /// Two bytes per weight.
-    F16,
-    /// One byte per weight, and a scale and a minimum per 32.
-    Q8,
-    /// Half a byte per weight, and a scale and a minimum per 32.
-    Q4,
-}
-
-impl RowFormat {
-    /// Bits per code.
-    pub const fn bits(self) -> u32 {
-        match self {
-            Self::F16 => 16,
-            Self::Q8 => 8,
-            Self::Q4 => 4,
-        }
-    }
-
-    /// This format, or F16 if rows of `cols` elements are not made of whole groups of 32.
-    pub const fn for_cols(self, cols: usize) -> Self {
-        if cols.is_multiple_of(GROUP) { self } else { Self::F16 }
-    }
-
-    /// Words of codes (or values) per row.
-    pub const fn word_stride(self, cols: usize) -> usize {
-        cols / (32 / self.bits() as usize)
-    }
-
-    /// Words of scales per row.
-    pub const fn scale_stride(self, cols: usize) -> usize {
-        match self {
-            Self::F16 => 0,
-            Self::Q8 | Self::Q4 => cols / GROUP,
-        }
-    }
-}
 
 /// A matrix in one of the GPU's row formats.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,9 +31,9 @@ pub struct PackedRows {
     pub rows: usize,
     /// Elements per row.
     pub cols: usize,
-    /// `rows * format.word_stride(cols)` words.
+    /// `rows * format.words_per_row(cols)` words.
     pub words: Vec<u32>,
-    /// `rows * format.scale_stride(cols)` words.
+    /// `rows * format.scales_per_row(cols)` words.
     pub scales: Vec<u32>,
 }
 
@@ -123,8 +84,8 @@ pub(super) fn pack_from(
         format,
         rows,
         cols,
-        words: Vec::with_capacity(rows * format.word_stride(cols)),
-        scales: Vec::with_capacity(rows * format.scale_stride(cols)),
+        words: Vec::with_capacity(rows * format.words_per_row(cols)),
+        scales: Vec::with_capacity(rows * format.scales_per_row(cols)),
     };
     let exact = format != RowFormat::F16 && dtype.group_bits().is_some_and(|bits| bits <= format.bits());
     let mut scratch = vec![0.0; if exact { 0 } else { cols }];
@@ -227,8 +188,8 @@ mod tests {
         let bytes = f32_bytes(&values);
         let whole = pack(Dtype::F32, &bytes, 5, 64, RowFormat::Q4).unwrap();
         let tail = pack(Dtype::F32, &bytes[3 * 256..], 2, 64, RowFormat::Q4).unwrap();
-        assert_eq!(whole.words[3 * RowFormat::Q4.word_stride(64)..], tail.words);
-        assert_eq!(whole.scales[3 * RowFormat::Q4.scale_stride(64)..], tail.scales);
+        assert_eq!(whole.words[3 * RowFormat::Q4.words_per_row(64)..], tail.words);
+        assert_eq!(whole.scales[3 * RowFormat::Q4.scales_per_row(64)..], tail.scales);
     }
 
     #[test]

@@ -1,0 +1,107 @@
+// attention_decode_groups: one query token against the live rows, for real GPUs.
+// q [H][hd] · k_words, k_scales, v_words, v_scales: packed rows · book: region 0 of each set is its slots
+// partials [H][S][hd + 2], see attention_merge · logits [H][capacity] with STORE_LOGITS
+// grid (S, H): one workgroup per (part, head); it takes every S-th tile of LANES rows. Neighbouring lanes read
+// neighbouring eights of a row; a lane keeps one eight of the output for every PARTS-th row of the tile.
+
+#import kv_eight
+
+struct Params { count: u32, capacity: u32, sets: u32, kv_heads: u32, group: u32, splits: u32, scale: f32 }
+
+const HEAD_DIM: u32 = #{HEAD_DIM}u;
+const LANES: u32 = #{LANES}u;
+const PARTS: u32 = LANES / EIGHTS;
+const EMPTY: f32 = -3.4e38;
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read> book: array<u32>;
+@group(0) @binding(7) var<storage, read_write> partials: array<f32>;
+@group(0) @binding(8) var<storage, read_write> logits: array<f32>;
+
+var<workgroup> at: array<u32, LANES>;
+// Per row and eight, that eight's share of the score; at the end, per part and dimension, the values.
+var<workgroup> shares: array<f32, LANES * max(EIGHTS, 8u)>;
+var<workgroup> scores: array<f32, LANES>;
+
+@compute @workgroup_size(#{LANES})
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let split = group.x;
+    let head = group.y;
+    let kv_head = head / params.group;
+    let table = select(0u, kv_head, params.sets > 1u) * 4u * params.capacity;
+    let eight = lane % EIGHTS;
+    let part = lane / EIGHTS;
+    let low = q[(head * EIGHTS + eight) * 2u];
+    let high = q[(head * EIGHTS + eight) * 2u + 1u];
+
+    var acc_low = vec4(0.0);
+    var acc_high = vec4(0.0);
+    var best = EMPTY;
+    var total = 0.0;
+    for (var first = split * LANES; first < params.count; first += params.splits * LANES) {
+        let rows = min(LANES, params.count - first);
+        let own = first + min(lane, rows - 1u);
+        at[lane] = min(book[table + own], params.capacity - 1u) * params.kv_heads + kv_head;
+        workgroupBarrier();
+        if part < PARTS {
+            for (var r = part; r < rows; r += PARTS) {
+                let k = k_eight(at[r], eight);
+                shares[r * EIGHTS + eight] = dot(low, k[0]) + dot(high, k[1]);
+            }
+        }
+        workgroupBarrier();
+        var score = EMPTY;
+        if lane < rows {
+            score = 0.0;
+            for (var e = 0u; e < EIGHTS; e++) { score += shares[lane * EIGHTS + e]; }
+            score *= params.scale;
+#ifdef STORE_LOGITS
+            logits[head * params.capacity + first + lane] = score;
+#endif
+        }
+        scores[lane] = score;
+        workgroupBarrier();
+        var top = best;
+        for (var r = 0u; r < rows; r++) { top = max(top, scores[r]); }
+        let fade = exp(best - top);
+        best = top;
+        let weight = exp(score - top);
+        total = total * fade + weight;
+        workgroupBarrier();
+        scores[lane] = weight;
+        workgroupBarrier();
+        acc_low *= fade;
+        acc_high *= fade;
+        if part < PARTS {
+            for (var r = part; r < rows; r += PARTS) {
+                let v = v_eight(at[r], eight);
+                acc_low += v[0] * scores[r];
+                acc_high += v[1] * scores[r];
+            }
+        }
+        workgroupBarrier();
+    }
+
+    scores[lane] = total;
+    if part < PARTS {
+        let to = part * HEAD_DIM + eight * 8u;
+        for (var i = 0u; i < 4u; i++) {
+            shares[to + i] = acc_low[i];
+            shares[to + 4u + i] = acc_high[i];
+        }
+    }
+    workgroupBarrier();
+    let to = (head * params.splits + split) * (HEAD_DIM + 2u);
+    for (var i = lane; i < HEAD_DIM; i += LANES) {
+        var sum = 0.0;
+        for (var p = 0u; p < PARTS; p++) { sum += shares[p * HEAD_DIM + i]; }
+        partials[to + i] = sum;
+    }
+    if lane == 0u {
+        var sum = 0.0;
+        for (var i = 0u; i < LANES; i++) { sum += scores[i]; }
+        partials[to + HEAD_DIM] = best;
+        partials[to + HEAD_DIM + 1u] = sum;
+    }
+}

@@ -1,0 +1,97 @@
+// attention_decode_lanes: one query token against the live rows, for software adapters.
+// q [H][hd] · k_words, k_scales, v_words, v_scales: packed rows · book: region 0 of each set is its slots
+// partials [H][S][hd + 2], see attention_merge · logits [H][capacity] with STORE_LOGITS
+// grid (S / LANES, H / TILE): one lane per (part, TILE query heads of one KV head), so that a row is unpacked
+// once for all of them. Part s takes rows s, s + S, ... four at a time, one softmax update for the four.
+
+#import kv_eight
+
+struct Params { count: u32, capacity: u32, sets: u32, kv_heads: u32, group: u32, splits: u32, scale: f32 }
+
+const HEAD_DIM: u32 = #{HEAD_DIM}u;
+const TILE: u32 = #{TILE}u;
+const EMPTY: f32 = -3.4e38;
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read> book: array<u32>;
+@group(0) @binding(7) var<storage, read_write> partials: array<f32>;
+@group(0) @binding(8) var<storage, read_write> logits: array<f32>;
+
+@compute @workgroup_size(#{LANES})
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    let split = id.x;
+    let head = id.y * TILE;
+    if split >= params.splits { return; }
+    let kv_head = head / params.group;
+    let table = select(0u, kv_head, params.sets > 1u) * 4u * params.capacity;
+
+    var acc: array<array<vec4<f32>, EIGHTS * 2u>, TILE>;
+    var best: array<f32, TILE>;
+    var total: array<f32, TILE>;
+    for (var h = 0u; h < TILE; h++) { best[h] = EMPTY; }
+
+    for (var first = split; first < params.count; first += 4u * params.splits) {
+        let rows = vec4(first) + vec4(0u, 1u, 2u, 3u) * params.splits;
+        let live = rows < vec4(params.count);
+        let entry = vec4(table) + min(rows, vec4(params.count - 1u));
+        let slots = vec4(book[entry.x], book[entry.y], book[entry.z], book[entry.w]);
+        let at = min(slots, vec4(params.capacity - 1u)) * params.kv_heads + kv_head;
+
+        var score: array<vec4<f32>, TILE>;
+        for (var e = 0u; e < EIGHTS; e++) {
+            let a = k_eight(at.x, e);
+            let b = k_eight(at.y, e);
+            let c = k_eight(at.z, e);
+            let d = k_eight(at.w, e);
+            for (var h = 0u; h < TILE; h++) {
+                let low = q[((head + h) * EIGHTS + e) * 2u];
+                let high = q[((head + h) * EIGHTS + e) * 2u + 1u];
+                score[h] += vec4(dot(low, a[0]), dot(low, b[0]), dot(low, c[0]), dot(low, d[0]))
+                    + vec4(dot(high, a[1]), dot(high, b[1]), dot(high, c[1]), dot(high, d[1]));
+            }
+        }
+
+        var weight: array<vec4<f32>, TILE>;
+        var fade: array<f32, TILE>;
+        for (var h = 0u; h < TILE; h++) {
+            let scaled = select(vec4(EMPTY), score[h] * params.scale, live);
+#ifdef STORE_LOGITS
+            let to = (head + h) * params.capacity;
+            for (var i = 0u; i < 4u; i++) {
+                if live[i] { logits[to + rows[i]] = scaled[i]; }
+            }
+#endif
+            let top = max(best[h], max(max(scaled.x, scaled.y), max(scaled.z, scaled.w)));
+            fade[h] = exp(best[h] - top);
+            weight[h] = exp(scaled - top);
+            total[h] = total[h] * fade[h] + dot(weight[h], vec4(1.0));
+            best[h] = top;
+        }
+
+        for (var e = 0u; e < EIGHTS; e++) {
+            let a = v_eight(at.x, e);
+            let b = v_eight(at.y, e);
+            let c = v_eight(at.z, e);
+            let d = v_eight(at.w, e);
+            for (var h = 0u; h < TILE; h++) {
+                let w = weight[h];
+                acc[h][2u * e] = acc[h][2u * e] * fade[h] + a[0] * w.x + b[0] * w.y + c[0] * w.z + d[0] * w.w;
+                acc[h][2u * e + 1u] = acc[h][2u * e + 1u] * fade[h] + a[1] * w.x + b[1] * w.y + c[1] * w.z + d[1] * w.w;
+            }
+        }
+    }
+
+    for (var h = 0u; h < TILE; h++) {
+        let to = ((head + h) * params.splits + split) * (HEAD_DIM + 2u);
+        for (var i = 0u; i < EIGHTS * 2u; i++) {
+            let values = acc[h][i];
+            partials[to + 4u * i] = values.x;
+            partials[to + 4u * i + 1u] = values.y;
+            partials[to + 4u * i + 2u] = values.z;
+            partials[to + 4u * i + 3u] = values.w;
+        }
+        partials[to + HEAD_DIM] = best[h];
+        partials[to + HEAD_DIM + 1u] = total[h];
+    }
+}

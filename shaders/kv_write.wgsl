@@ -1,0 +1,62 @@
+// kv_write: packs chosen keys (or, in a second dispatch, values) into the slots of a layer's cache.
+// source [.., G * hd] · positions [..] by source row · index [sets][stride], else row r is its own source
+// words, scales: the layer's rows of one kind · book: its tables, see kv_row.rs
+// grid: one team per (row, KV head). Both dispatches write the same book entries.
+
+#import kv_row
+
+struct Params {
+    count: u32,
+    first: u32,
+    source_first: u32,
+    kv_heads: u32,
+    capacity: u32,
+    sets: u32,
+    stride: u32,
+}
+
+const BITS: u32 = #{BITS}u;
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> source: array<f32>;
+@group(0) @binding(2) var<storage, read> positions: array<u32>;
+@group(0) @binding(3) var<storage, read_write> words: array<u32>;
+@group(0) @binding(4) var<storage, read_write> row_scales: array<u32>;
+@group(0) @binding(5) var<storage, read_write> book: array<u32>;
+#ifdef INDEXED
+@group(0) @binding(6) var<storage, read> index: array<u32>;
+
+fn source_row(book_set: u32, r: u32) -> u32 { return index[book_set * params.stride + r]; }
+#else
+fn source_row(book_set: u32, r: u32) -> u32 { return r; }
+#endif
+
+@compute @workgroup_size(#{LANES})
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let r = team_index(group.x, lane);
+    let head = group.y;
+    let member = team_member(lane);
+    if r >= params.count { return; }
+
+    let book_set = select(0u, head, params.sets > 1u);
+    let table = book_set * 4u * params.capacity;
+    let slot = min(book[table + params.first + r], params.capacity - 1u);
+    let from_row = source_row(book_set, r);
+    if member == 0u && (params.sets > 1u || head == 0u) {
+        book[table + params.capacity + slot] = positions[from_row];
+        book[table + 2u * params.capacity + slot] = 0u;
+        book[table + 3u * params.capacity + slot] = 0u;
+    }
+
+    let start = ((params.source_first + from_row) * params.kv_heads + head) * HEAD_DIM;
+    for (var i = member; i < HEAD_DIM; i += TEAM) { row[i] = source[start + i]; }
+    sync();
+    prepare(BITS, member);
+    let at = slot * params.kv_heads + head;
+    for (var i = member; i < words_per_row(BITS); i += TEAM) {
+        words[at * words_per_row(BITS) + i] = pack_word(BITS, i);
+    }
+    for (var i = member; i < scales_per_row(BITS); i += TEAM) {
+        row_scales[at * scales_per_row(BITS) + i] = scales[i];
+    }
+}

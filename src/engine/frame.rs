@@ -1,0 +1,119 @@
+//! An answer within a time budget per frame, for hosts that have something to draw.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use super::generate::Generation;
+use super::work::Kind;
+use crate::Result;
+use crate::gpu::Submission;
+
+/// What one call of [`Generation::step`] brought.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Step {
+    /// Tokens that arrived since the last call.
+    pub tokens: Vec<u32>,
+    /// Pieces of work that this call submitted.
+    pub submitted: usize,
+    /// True when the answer is complete.
+    pub finished: bool,
+}
+
+/// What is known of how long pieces take, and the submission under way.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    /// Device time of one piece, by kind; zero until one was measured.
+    cost: [Duration; 3],
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    work: Pin<Box<dyn SendFuture>>,
+    kind: Kind,
+    pieces: u32,
+}
+
+/// The future of a submission's device time.
+#[cfg(not(target_arch = "wasm32"))]
+trait SendFuture: Future<Output = Result<Duration>> + Send {}
+#[cfg(not(target_arch = "wasm32"))]
+impl<F: Future<Output = Result<Duration>> + Send> SendFuture for F {}
+#[cfg(target_arch = "wasm32")]
+trait SendFuture: Future<Output = Result<Duration>> {}
+#[cfg(target_arch = "wasm32")]
+impl<F: Future<Output = Result<Duration>>> SendFuture for F {}
+
+impl std::fmt::Debug for dyn SendFuture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Submission")
+    }
+}
+
+impl Pace {
+    fn start(&mut self, submission: Submission, kind: Kind, pieces: u32) {
+        self.running = Some(Running { work: Box::pin(submission.done()), kind, pieces });
+    }
+
+    /// True when nothing is under way; takes the measurement of what has ended.
+    fn idle(&mut self) -> Result<bool> {
+        let Some(running) = &mut self.running else { return Ok(true) };
+        let Poll::Ready(time) = running.work.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
+            return Ok(false);
+        };
+        let (cost, piece) = (&mut self.cost[running.kind as usize], time? / running.pieces.max(1));
+        // The mean of old and new follows a changing load within a few frames.
+        *cost = if cost.is_zero() { piece } else { (*cost + piece) / 2 };
+        self.running = None;
+        Ok(true)
+    }
+}
+
+impl Generation<'_> {
+    /// Submits at most about `budget` of device time and returns at once, with the tokens that have arrived.
+    ///
+    /// Work is cut into pieces of one layer, timed with the device's timestamps where it has them. One piece at
+    /// least is submitted once the previous ones are done, so an answer goes on however small the budget is.
+    ///
+    /// # Errors
+    /// [`crate::Error::DeviceLost`], and what recording the work may refuse.
+    pub fn step(&mut self, budget: Duration) -> Result<Step> {
+        let mut step = Step::default();
+        self.session.model.gpu().check()?;
+        while let Some(front) = self.pending.front_mut() {
+            let Poll::Ready(ids) = Pin::new(front).poll(&mut Context::from_waker(Waker::noop())) else {
+                break;
+            };
+            self.pending.pop_front();
+            for id in ids? {
+                step.tokens.extend(self.take(id));
+            }
+        }
+        // One token under way at most: a frame's budget has no room for work that a stop token would undo.
+        if self.pace.idle()? && !self.is_finished() && self.left > 0 && self.pending.is_empty() {
+            step.submitted = self.submit_pieces(budget)?;
+        }
+        step.finished = self.is_finished();
+        Ok(step)
+    }
+
+    fn submit_pieces(&mut self, budget: Duration) -> Result<usize> {
+        let kind = self.session.next_kind(&self.course);
+        let cost = self.pace.cost[kind as usize];
+        let most = if cost.is_zero() { 1 } else { (budget.as_nanos() / cost.as_nanos()).max(1) as u32 };
+        let mut pieces = 0;
+        while pieces < most && self.session.next_kind(&self.course) == kind {
+            pieces += 1;
+            if let Some(pending) = self.session.advance(&mut self.course, &self.sampling)? {
+                self.pending.push_back(pending);
+                self.left -= 1;
+                break;
+            }
+        }
+        let submission = self.session.rec.submit_timed();
+        self.pace.start(submission, kind, pieces);
+        Ok(pieces as usize)
+    }
+}

@@ -1,0 +1,23 @@
+//! Sessions: a conversation with its cache, its schedule and its stream of tokens.
+//!
+//! ```text
+//! load.rs       open a model file, plan, upload
+//! session.rs    the state of one conversation
+//! work.rs       the next piece of work: a layer of a block, a layer of a step, a head
+//! generate.rs   pieces → tokens, as an async stream
+//! frame.rs      pieces → tokens, within a time budget per frame
+//! score.rs      the loss of a continuation
+//! ```
+
+mod frame;
+mod generate;
+mod load;
+mod score;
+mod session;
+mod work;
+
+pub use crate::kernels::sample::Sampling;
+pub use frame::Step;
+pub use generate::{GenerateOptions, Generation, Timing};
+pub use load::LoadOptions;
+pub use session::{KvReport, Session, SessionOptions};

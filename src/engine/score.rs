@@ -1,0 +1,67 @@
+//! The loss of a continuation, teacher-forced over a compressed prefix.
+
+use super::session::Session;
+use super::work::not_reserved;
+use crate::gpu::Class;
+use crate::kernels::nll::nll;
+use crate::{Error, Result};
+
+impl Session {
+    /// Runs `prefix` as the policy says and returns the natural-log loss of every token of `continuation`, which
+    /// sees what is left of the prefix and all of itself. The session is empty before and holds both after.
+    ///
+    /// Rows that a prefill drops are never scored: their losses would be those of another model.
+    ///
+    /// # Errors
+    /// [`Error::ContextFull`], [`Error::Invalid`] for an empty prefix or continuation, [`Error::DeviceLost`].
+    pub async fn losses(&mut self, prefix: &[u32], continuation: &[u32]) -> Result<Vec<f32>> {
+        if prefix.is_empty() || continuation.is_empty() {
+            return Err(Error::Invalid(
+                "a loss needs a prefix and a continuation of at least one token".to_owned(),
+            ));
+        }
+        self.clear();
+        self.append(prefix)?;
+        let mut course = self.begin(continuation.len())?;
+        let vocab = self.model.config().vocab;
+        let gpu = self.model.gpu().clone();
+        let out = gpu.tensor::<f32>(Class::Scratch, "losses", continuation.len());
+        let targets = gpu.tensor_with(Class::Scratch, "targets", continuation);
+        while !course.at_head() {
+            self.advance(&mut course, &super::Sampling::default())?;
+            self.rec.submit();
+        }
+        let d = self.decode.as_ref().ok_or_else(not_reserved)?;
+        self.model.logits(&mut self.rec, d)?;
+        nll(&mut self.rec, &d.logits, targets.bind(), 1, vocab, &out, 0)?;
+        self.append(&continuation[..continuation.len() - 1])?;
+        if continuation.len() > 1 {
+            self.score_block(&continuation[1..], &out)?;
+        }
+        let losses = self.rec.read(&out, 0, continuation.len());
+        self.rec.submit();
+        let losses = losses.await?;
+        gpu.check()?;
+        Ok(losses)
+    }
+
+    /// Runs the pending tokens as one dense block and records the loss of each one's successor.
+    fn score_block(&mut self, targets: &[u32], out: &crate::gpu::Tensor<f32>) -> Result<()> {
+        let most = self.cache.rows().iter().copied().max().unwrap_or(0);
+        let config = self.model.config();
+        if !self.prefill.as_ref().is_some_and(|s| s.fits(targets.len(), most)) {
+            let gpu = self.model.gpu();
+            self.prefill = Some(crate::model::PrefillScratch::new(gpu, config, targets.len(), most));
+        }
+        let layers = config.layers;
+        self.cache.reserve(&mut self.rec, &vec![targets.len(); layers])?;
+        let (mut block, count) = self.next_block(true)?;
+        let s = self.prefill.as_ref().ok_or_else(not_reserved)?;
+        while !block.is_done() {
+            self.model.prefill_layer(&mut self.rec, s, &mut self.cache, &mut block)?;
+            self.rec.submit();
+        }
+        self.cached += count;
+        self.model.block_losses(&mut self.rec, s, &block, targets, out, 1)
+    }
+}

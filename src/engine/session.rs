@@ -1,0 +1,187 @@
+//! One conversation: its tokens, its cache and the activations that it works with.
+
+use std::sync::Arc;
+
+use super::generate::Timing;
+use crate::gpu::{Class, Recorder, Tensor};
+use crate::kv::policy::{Thinning, ThinningState};
+use crate::kv::{Cache, KvOptions};
+use crate::model::{DecodeScratch, Model, PrefillScratch};
+use crate::plan::{BLOCK_ROWS, Limits, Plan};
+use crate::{Error, Result};
+
+/// How a session is set up.
+#[derive(Debug, Clone, Default)]
+pub struct SessionOptions {
+    /// The cache's policy and row formats.
+    pub kv: KvOptions,
+    /// Tokens that prompt and answers may have together; absent, what the model was trained for.
+    pub context: Option<usize>,
+}
+
+/// What a session's cache holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KvReport {
+    /// Bytes of the live rows.
+    pub bytes: u64,
+    /// Bytes that a full f16 cache of as many tokens takes.
+    pub bytes_full_f16: u64,
+    /// Live rows of each layer.
+    pub rows_per_layer: Vec<usize>,
+}
+
+/// One conversation with a model.
+#[derive(Debug)]
+pub struct Session {
+    pub(super) model: Arc<Model>,
+    pub(super) rec: Recorder,
+    pub(super) kv: KvOptions,
+    pub(super) context: usize,
+    pub(super) cache: Cache,
+    pub(super) prefill: Option<PrefillScratch>,
+    pub(super) decode: Option<DecodeScratch>,
+    /// Every token of the conversation, on the device; sampled ones stand here before the host knows them.
+    pub(super) ids: Tensor<u32>,
+    /// Every token that the host knows.
+    pub(super) tokens: Vec<u32>,
+    /// Tokens whose rows are in the cache.
+    pub(super) cached: usize,
+    pub(super) thinning: Option<ThinningState>,
+    /// Tokens sampled so far, over all answers: each draws another random number.
+    pub(super) drawn: u32,
+    pub(super) timing: Timing,
+}
+
+impl Session {
+    /// A session without any token yet.
+    ///
+    /// # Errors
+    /// [`Error::DoesNotFit`] when a full context would not; [`Error::Invalid`] for a context of no tokens.
+    pub fn new(model: &Arc<Model>, options: &SessionOptions) -> Result<Self> {
+        let config = model.config();
+        let context = options.context.unwrap_or(config.context);
+        if context < 2 {
+            return Err(Error::Invalid(format!(
+                "a context of {context} tokens cannot hold a prompt and an answer"
+            )));
+        }
+        let kv = options.kv.clone();
+        Plan::session(config, &kv, context)?.check(&Limits::of(model.gpu(), None))?;
+        let gpu = model.gpu();
+        Ok(Self {
+            model: model.clone(),
+            rec: Recorder::new(gpu),
+            cache: Cache::new(gpu, config.layers, config.heads, kv.format, kv.policy.per_head())?,
+            kv,
+            context,
+            prefill: None,
+            decode: None,
+            ids: gpu.tensor(Class::Scratch, "ids", context + 1),
+            tokens: Vec::new(),
+            cached: 0,
+            thinning: None,
+            drawn: 0,
+            timing: Timing::default(),
+        })
+    }
+
+    /// The model it talks to.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Tokens that prompt and answers may have together.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Every token of the conversation so far.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Adds tokens of a prompt; they run when the next answer is generated.
+    ///
+    /// # Errors
+    /// [`Error::ContextFull`] if they and one token of an answer do not fit, [`Error::Invalid`] for an id outside
+    /// the vocabulary. Nothing is added then.
+    pub fn append(&mut self, tokens: &[u32]) -> Result<()> {
+        let need = self.tokens.len() + tokens.len() + 1;
+        let config = self.model.config();
+        if need > self.context {
+            return Err(Error::ContextFull { need, context: self.context, trained: config.context });
+        }
+        if let Some(id) = tokens.iter().find(|&&id| id as usize >= config.vocab) {
+            return Err(Error::Invalid(format!("token {id} is outside the vocabulary of {}", config.vocab)));
+        }
+        self.model.gpu().write(&self.ids, self.tokens.len(), tokens);
+        self.tokens.extend_from_slice(tokens);
+        Ok(())
+    }
+
+    /// Forgets the whole conversation; the memory stays.
+    pub fn clear(&mut self) {
+        self.tokens.clear();
+        self.cache.clear();
+        self.cached = 0;
+        self.thinning = None;
+    }
+
+    /// What the cache holds now.
+    pub fn kv(&self) -> KvReport {
+        KvReport {
+            bytes: self.cache.live_bytes(),
+            bytes_full_f16: self.cache.full_f16_bytes(self.cached),
+            rows_per_layer: self.cache.rows().to_vec(),
+        }
+    }
+
+    /// How long the last answer took.
+    pub fn timing(&self) -> Timing {
+        self.timing
+    }
+
+    /// Makes room for `pending` prompt tokens, of which each layer retains `retained` rows, and for `answer` more.
+    pub(super) fn reserve(&mut self, pending: usize, retained: &[usize], answer: usize) -> Result<()> {
+        let grown = growth(self.kv.policy.thinning(), self.cache.rows(), retained, answer);
+        self.cache.reserve(&mut self.rec, &grown)?;
+        let config = self.model.config();
+        let (block, before) = if self.kv.policy.one_shot() {
+            (pending, self.cache.rows().iter().copied().max().unwrap_or(0))
+        } else {
+            (pending.min(BLOCK_ROWS), self.cached + pending)
+        };
+        let gpu = self.model.gpu();
+        if pending > 1 && !self.prefill.as_ref().is_some_and(|s| s.fits(block, before)) {
+            // A later turn's block is small and its prefix grows: round up, so that not every turn allocates.
+            let before = before.next_multiple_of(BLOCK_ROWS);
+            self.prefill = None;
+            self.prefill = Some(PrefillScratch::new(gpu, config, block, before));
+        }
+        let capacity = (0..config.layers).map(|l| self.cache.layer(l).capacity).max().unwrap_or(0);
+        if !self.decode.as_ref().is_some_and(|d| d.fits(capacity)) {
+            let thins = self.kv.policy.thinning().is_some();
+            self.decode = Some(DecodeScratch::new(gpu, config, capacity, thins));
+        }
+        Ok(())
+    }
+}
+
+/// Rows that each layer gains at most while it takes `retained` more and then decodes `answer` tokens.
+fn growth(rule: Option<Thinning>, rows: &[usize], retained: &[usize], answer: usize) -> Vec<usize> {
+    let start: Vec<usize> = rows.iter().zip(retained).map(|(a, b)| a + b).collect();
+    let Some(rule) = rule else { return retained.iter().map(|r| r + answer).collect() };
+    let (mut now, mut most) = (start.clone(), start.clone());
+    let mut state = ThinningState::new(rule, &start);
+    for _ in 0..answer {
+        now.iter_mut().for_each(|n| *n += 1);
+        let first = now[0];
+        for l in 0..now.len() {
+            most[l] = most[l].max(now[l]);
+            if let Some(step) = state.due(l, now[l], first) {
+                now[l] -= step.block - step.keep;
+            }
+        }
+    }
+    most.iter().zip(rows).map(|(most, rows)| most - rows).collect()
+}

@@ -1,0 +1,199 @@
+//! The next piece of work of a session, a layer at a time.
+//!
+//! A piece is small enough to fit between two frames of a game, and nothing of the model's output depends on how
+//! pieces are grouped into submissions.
+
+use super::session::Session;
+use crate::gpu::Pending;
+use crate::kernels::sample::{Sampling, sample};
+use crate::kv::policy::{Full, Policy, ThinningState};
+use crate::model::{Block, DecodeStep, DecodeWindow};
+use crate::plan::BLOCK_ROWS;
+use crate::{Error, Result};
+
+/// The newest tokens that the repetition penalty looks at.
+const PENALTY_WINDOW: usize = 64;
+
+/// What a session is in the middle of.
+#[derive(Debug, Default)]
+pub(super) enum Work {
+    /// Between two tokens or blocks.
+    #[default]
+    Ready,
+    /// A block of this many prompt tokens.
+    Prefill(Block, usize),
+    /// A decode step, before this layer.
+    Decode(usize),
+    /// The logits and the sampling of a token.
+    Head,
+}
+
+/// The kind of a piece; pieces of a kind take about as long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Prefill,
+    Decode,
+    Head,
+}
+
+/// One answer in the making.
+#[derive(Debug, Default)]
+pub(super) struct Course {
+    pub work: Work,
+    /// Tokens on the device, those included that the host has not read yet.
+    pub total: usize,
+    /// Rows of each layer when the current block or step began.
+    checkpoint: Vec<usize>,
+    /// Tokens when the answer began: what a policy that thins calls the prompt.
+    prompt: usize,
+}
+
+impl Course {
+    /// True when the whole prompt has run and its last row waits for the head.
+    pub fn at_head(&self) -> bool {
+        matches!(self.work, Work::Head)
+    }
+}
+
+impl Session {
+    /// Starts an answer: room for the pending prompt and for `answer` tokens.
+    pub(super) fn begin(&mut self, answer: usize) -> Result<Course> {
+        let pending = self.tokens.len() - self.cached;
+        if pending == 0 {
+            return Err(Error::Invalid("there is no prompt to answer; append one first".to_owned()));
+        }
+        let layers = self.model.config().layers;
+        // Every block but the last keeps all its rows, so one plan of the whole says how many there will be.
+        let retained: Vec<usize> = match pending {
+            1 => vec![1; layers],
+            _ => self.kv.policy.plan(pending, layers)?.layers.iter().map(|l| l.retain).collect(),
+        };
+        self.reserve(pending, &retained, answer)?;
+        self.thinning = None;
+        let (total, prompt) = (self.tokens.len(), self.tokens.len());
+        Ok(Course { work: Work::Ready, total, checkpoint: self.cache.rows().to_vec(), prompt })
+    }
+
+    /// The kind of the next piece.
+    pub(super) fn next_kind(&self, course: &Course) -> Kind {
+        match course.work {
+            Work::Ready if course.total - self.cached > 1 => Kind::Prefill,
+            Work::Ready | Work::Decode(_) => Kind::Decode,
+            Work::Prefill(..) => Kind::Prefill,
+            Work::Head => Kind::Head,
+        }
+    }
+
+    /// Records the next piece. Returns the read-back of a token if the piece sampled one.
+    pub(super) fn advance(
+        &mut self,
+        course: &mut Course,
+        sampling: &Sampling,
+    ) -> Result<Option<Pending<u32>>> {
+        match std::mem::take(&mut course.work) {
+            Work::Ready if course.total - self.cached > 1 => {
+                let (block, count) = self.next_block(false)?;
+                course.checkpoint = self.cache.rows().to_vec();
+                self.prefill_piece(course, block, count)?;
+            }
+            Work::Ready => {
+                course.checkpoint = self.cache.rows().to_vec();
+                let d = self.decode.as_ref().ok_or_else(not_reserved)?;
+                self.model.begin_step(&mut self.rec, d, &self.ids, self.cached)?;
+                self.decode_piece(course, 0)?;
+            }
+            Work::Prefill(block, count) => self.prefill_piece(course, block, count)?,
+            Work::Decode(layer) => self.decode_piece(course, layer)?,
+            Work::Head => return self.head_piece(course, sampling).map(Some),
+        }
+        Ok(None)
+    }
+
+    /// The next block of prompt tokens, begun.
+    pub(super) fn next_block(&mut self, all_rows: bool) -> Result<(Block, usize)> {
+        let pending = self.tokens.len() - self.cached;
+        let (policy, count): (&dyn Policy, usize) = match (all_rows, self.kv.policy.one_shot()) {
+            (true, _) => (&Full, pending),
+            (false, true) => (&*self.kv.policy, pending),
+            (false, false) => (&*self.kv.policy, pending.min(BLOCK_ROWS)),
+        };
+        let plan = policy.plan(count, self.model.config().layers)?;
+        let block = Block::new(plan, self.cached, self.kv.policy.per_head(), all_rows);
+        let s = self.prefill.as_ref().ok_or_else(not_reserved)?;
+        let tokens = &self.tokens[self.cached..self.cached + count];
+        self.model.begin_block(&mut self.rec, s, &block, tokens)?;
+        Ok((block, count))
+    }
+
+    fn prefill_piece(&mut self, course: &mut Course, mut block: Block, count: usize) -> Result<()> {
+        let s = self.prefill.as_ref().ok_or_else(not_reserved)?;
+        self.model.prefill_layer(&mut self.rec, s, &mut self.cache, &mut block)?;
+        if !block.is_done() {
+            course.work = Work::Prefill(block, count);
+            return Ok(());
+        }
+        self.cached += count;
+        if self.cached == course.total {
+            let d = self.decode.as_ref().ok_or_else(not_reserved)?;
+            self.model.take_last_row(&mut self.rec, s, &block, d);
+            course.work = Work::Head;
+        }
+        Ok(())
+    }
+
+    fn decode_piece(&mut self, course: &mut Course, layer: usize) -> Result<()> {
+        if layer == 0 && self.thinning.is_none() {
+            let start = |rule| ThinningState::new(rule, self.cache.rows());
+            self.thinning = self.kv.policy.thinning().map(start);
+        }
+        let d = self.decode.as_ref().ok_or_else(not_reserved)?;
+        let window = self.thinning.as_ref().map(|t| DecodeWindow {
+            prompt: course.prompt,
+            block: t.rule().exceed,
+            first: t.first(layer),
+        });
+        let step = DecodeStep { position: self.cached, window };
+        self.model.decode_layer(&mut self.rec, d, &mut self.cache, layer, step)?;
+        // The first layer's row count decides for all of them, as it stood when the step began.
+        let first_rows = course.checkpoint[0] + 1;
+        let rows = self.cache.rows()[layer];
+        if let Some(due) = self.thinning.as_mut().and_then(|t| t.due(layer, rows, first_rows)) {
+            self.model.thin_layer(&mut self.rec, d, &mut self.cache, layer, due)?;
+        }
+        let last = layer + 1 == self.model.config().layers;
+        if last {
+            self.cached += 1;
+        }
+        course.work = if last { Work::Head } else { Work::Decode(layer + 1) };
+        Ok(())
+    }
+
+    fn head_piece(&mut self, course: &mut Course, sampling: &Sampling) -> Result<Pending<u32>> {
+        let d = self.decode.as_ref().ok_or_else(not_reserved)?;
+        self.model.logits(&mut self.rec, d)?;
+        let window = PENALTY_WINDOW.min(course.total);
+        let (first, vocab, at) = (course.total - window, self.model.config().vocab, course.total);
+        sample(&mut self.rec, &d.logits, vocab, &self.ids, first, window, at, self.drawn, sampling)?;
+        self.drawn = self.drawn.wrapping_add(1);
+        course.total += 1;
+        Ok(self.rec.read(&self.ids, at, 1))
+    }
+
+    /// Ends an answer wherever it is: what the host does not know, and what is half done, never happened.
+    pub(super) fn end(&mut self, course: &Course) {
+        if matches!(course.work, Work::Prefill(..) | Work::Decode(_)) {
+            for (layer, &rows) in course.checkpoint.iter().enumerate() {
+                self.cache.set_rows(layer, rows);
+            }
+        }
+        let known = self.tokens.len();
+        self.cache.truncate(self.cached.saturating_sub(known));
+        self.cached = self.cached.min(known);
+        self.thinning = None;
+    }
+}
+
+/// `begin` reserves before any piece runs; reaching this is a mistake of this crate, told as an error all the same.
+pub(super) fn not_reserved() -> Error {
+    Error::Invalid("a session worked without having reserved its activations".to_owned())
+}

@@ -1,0 +1,30 @@
+//! Decode attention for software adapters: a lane per part of the rows and per few query heads.
+
+use super::kv_row::Heads;
+use crate::gpu::{Shader, ShaderKey};
+
+const SHADER: Shader = Shader {
+    stem: "attention_decode_lanes",
+    text: include_str!("../../shaders/attention_decode_lanes.wgsl"),
+};
+
+/// Parts of one workgroup: few, so that even a handful of heads occupies several threads.
+const LANES: u32 = 8;
+
+/// Query heads of one KV head that a lane serves at once. More than four sums of a head overflow the caches.
+fn tile(heads: Heads) -> u32 {
+    (1..=4).rev().find(|tile| heads.group() % tile == 0).unwrap_or(1) as u32
+}
+
+pub(super) fn key(heads: Heads) -> ShaderKey {
+    ShaderKey::new(SHADER).with("TILE", tile(heads)).with("LANES", LANES)
+}
+
+pub(super) fn grid(heads: Heads, splits: u32) -> [u32; 3] {
+    [splits.div_ceil(LANES), heads.query as u32 / tile(heads), 1]
+}
+
+/// Every pair of widths on SmolLM2's heads, and the logits.
+pub fn variants() -> Vec<ShaderKey> {
+    super::attention_decode::variants_of(key)
+}

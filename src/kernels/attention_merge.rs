@@ -1,0 +1,121 @@
+//! Joins the parts that [`attention_decode`](super::attention_decode) leaves.
+
+use super::attention_decode::partial_len;
+use super::check::{Check, Noise, poisoned};
+use super::kv_row::{Heads, hadamard, team_groups, team_key};
+use crate::Result;
+use crate::gpu::{Class, Family, Gpu, Recorder, Shader, ShaderKey, Tensor};
+
+const SHADER: Shader =
+    Shader { stem: "attention_merge", text: include_str!("../../shaders/attention_merge.wgsl") };
+
+/// The maximum of a part without rows.
+const EMPTY: f32 = -3.4e38;
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    heads: u32,
+    splits: u32,
+}
+
+fn key(family: Family, head_dim: usize, rotated: bool) -> ShaderKey {
+    team_key(SHADER, family, head_dim).flag("ROTATED", rotated)
+}
+
+/// Both families, with and without the transform back, on heads of 64.
+pub fn variants() -> Vec<ShaderKey> {
+    let families = [Family::Lanes, Family::Groups];
+    families.into_iter().flat_map(|f| [key(f, 64, false), key(f, 64, true)]).collect()
+}
+
+/// Records the merge of `partial` (`[H][S][hd + 2]`), of which at least one part of each head is not empty, into
+/// `out` (`[H * hd]`) and `lse` (`[H]`); `v_rotated` transforms the output back.
+pub fn attention_merge(
+    rec: &mut Recorder,
+    partial: &Tensor<f32>,
+    heads: Heads,
+    splits: usize,
+    v_rotated: bool,
+    out: &Tensor<f32>,
+    lse: &Tensor<f32>,
+) -> Result<()> {
+    let family = rec.gpu().tuning().family;
+    let kernel = rec.gpu().kernel(&key(family, heads.dim, v_rotated))?;
+    let params = Params { heads: heads.query as u32, splits: splits as u32 };
+    let bindings = [partial.bind(), out.bind(), lse.bind()];
+    rec.dispatch(&kernel, &params, &bindings, [team_groups(family, heads.query), 1, 1])
+}
+
+/// The CPU twin: output and log-sum-exp.
+pub fn twin(partial: &[f32], heads: Heads, splits: usize, v_rotated: bool) -> (Vec<f32>, Vec<f32>) {
+    let (mut out, mut lse) = (Vec::new(), Vec::new());
+    for head in partial.chunks_exact(splits * (heads.dim + 2)) {
+        let parts = || head.chunks_exact(heads.dim + 2);
+        let top = parts().map(|p| f64::from(p[heads.dim])).fold(f64::NEG_INFINITY, f64::max);
+        let weight = |p: &[f32]| (f64::from(p[heads.dim]) - top).exp();
+        let total: f64 = parts().map(|p| weight(p) * f64::from(p[heads.dim + 1])).sum();
+        let value = |i: usize| parts().map(|p| weight(p) * f64::from(p[i])).sum::<f64>() / total;
+        let mut row: Vec<f32> = (0..heads.dim).map(|i| value(i) as f32).collect();
+        if v_rotated {
+            hadamard(&mut row);
+        }
+        out.extend(row);
+        lse.push((top + total.ln()) as f32);
+    }
+    (out, lse)
+}
+
+async fn check(gpu: &Gpu, heads: Heads, splits: usize, v_rotated: bool) -> Result<Vec<Check>> {
+    let mut noise = Noise::new(31);
+    let mut partial = noise.values(partial_len(heads, splits));
+    for (i, part) in partial.chunks_exact_mut(heads.dim + 2).enumerate() {
+        let empty = i % splits != 0 && noise.below(3) == 0;
+        if empty {
+            part.fill(0.0);
+        }
+        part[heads.dim] = if empty { EMPTY } else { 9.0 * part[heads.dim] };
+        part[heads.dim + 1] = part[heads.dim + 1].abs() + if empty { 0.0 } else { 1.0 };
+    }
+    let device_partial = gpu.tensor_with(Class::Scratch, "partial", &partial);
+    let (out, lse) = (poisoned(gpu, heads.q_width()), poisoned(gpu, heads.query));
+    let mut rec = Recorder::new(gpu);
+    attention_merge(&mut rec, &device_partial, heads, splits, v_rotated, &out, &lse)?;
+    let (got_out, got_lse) = (rec.read(&out, 0, out.len()), rec.read(&lse, 0, lse.len()));
+    rec.submit();
+    let want = twin(&partial, heads, splits, v_rotated);
+    let label = format!("attention_merge {splits} parts, {heads:?}, rotated {v_rotated}");
+    Ok(vec![
+        Check::compare(label.clone() + ", out", &got_out.await?, &want.0, 1e-5),
+        Check::compare(label + ", lse", &got_lse.await?, &want.1, 1e-5),
+    ])
+}
+
+pub(super) async fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
+    let mut out = check(gpu, Heads { query: 9, kv: 3, dim: 64 }, 32, true).await?;
+    out.extend(check(gpu, Heads { query: 2, kv: 1, dim: 80 }, 3, false).await?);
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::check::testing::{assert_passed, families};
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(8))]
+        #[test]
+        fn agrees_with_its_twin(
+            query in 1usize..12,
+            dim in prop::sample::select(vec![64usize, 80, 96, 256]),
+            splits in 1usize..40,
+            rotated in any::<bool>(),
+        ) {
+            let heads = Heads { query, kv: 1, dim };
+            for gpu in families() {
+                assert_passed(pollster::block_on(check(&gpu, heads, splits, rotated)));
+            }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Causal attention of a block of queries over dense keys and values: online softmax (Milakov and Gimelshein,
+//! arXiv 1805.02867), so that no matrix of scores exists.
+//!
+//! Both families run the same shader: one lane per query keeps its query and its sums in registers, and its
+//! workgroup reads each key once at an address that all its lanes share.
+
+use super::check::{Check, Noise, poisoned};
+use super::kv_row::Heads;
+use crate::Result;
+use crate::gpu::{Class, Family, Gpu, Recorder, Shader, ShaderKey, Tensor};
+
+const SHADER: Shader =
+    Shader { stem: "attention_prefill", text: include_str!("../../shaders/attention_prefill.wgsl") };
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    count: u32,
+    prefix: u32,
+    heads: u32,
+    group: u32,
+    scale: f32,
+}
+
+/// Queries of one workgroup.
+fn lanes(family: Family) -> usize {
+    match family {
+        Family::Lanes => 16,
+        Family::Groups => 64,
+    }
+}
+
+fn key(family: Family, head_dim: usize) -> ShaderKey {
+    ShaderKey::new(SHADER).with("HEAD_DIM", head_dim as u32).with("LANES", lanes(family) as u32)
+}
+
+/// Both families on heads of 64 and 80.
+pub fn variants() -> Vec<ShaderKey> {
+    [Family::Lanes, Family::Groups].into_iter().flat_map(|f| [key(f, 64), key(f, 80)]).collect()
+}
+
+/// Records attention of `count` queries: query `t` sees rows `0..=prefix + t` of `k` and `v`.
+///
+/// `q` and `out` are `[count, H * hd]`, `k` and `v` `[>= prefix + count, G * hd]`; `lse` (`[count, H]`) receives the
+/// log-sum-exp of the scores, which are dot products times `scale`.
+#[allow(clippy::too_many_arguments)]
+pub fn attention_prefill(
+    rec: &mut Recorder,
+    q: &Tensor<f32>,
+    k: &Tensor<f32>,
+    v: &Tensor<f32>,
+    heads: Heads,
+    scale: f32,
+    prefix: usize,
+    count: usize,
+    out: &Tensor<f32>,
+    lse: &Tensor<f32>,
+) -> Result<()> {
+    let family = rec.gpu().tuning().family;
+    let kernel = rec.gpu().kernel(&key(family, heads.dim))?;
+    let params = Params {
+        count: count as u32,
+        prefix: prefix as u32,
+        heads: heads.query as u32,
+        group: heads.group() as u32,
+        scale,
+    };
+    let bindings = [q.bind(), k.bind(), v.bind(), out.bind(), lse.bind()];
+    let grid = [count.div_ceil(lanes(family)) as u32, heads.query as u32, 1];
+    rec.dispatch(&kernel, &params, &bindings, grid)
+}
+
+/// What attention of some queries yields.
+#[derive(Debug, Default)]
+pub struct Attention {
+    /// `[queries, H * hd]`.
+    pub out: Vec<f32>,
+    /// Log-sum-exp of the scores, `[queries, H]`.
+    pub lse: Vec<f32>,
+    /// Per query and head, its scores.
+    pub scores: Vec<Vec<f32>>,
+}
+
+/// The CPU twin: query `t` sees rows `0..=prefix + t`.
+pub fn twin(q: &[f32], k: &[f32], v: &[f32], heads: Heads, scale: f32, prefix: usize) -> Attention {
+    let mut result = Attention::default();
+    for (i, query) in q.chunks_exact(heads.dim).enumerate() {
+        let (token, head) = (i / heads.query, i % heads.query);
+        let row = |r: usize| (r * heads.kv + head / heads.group()) * heads.dim;
+        let score = |r: usize| {
+            let products = query.iter().zip(&k[row(r)..]).map(|(a, b)| f64::from(*a) * f64::from(*b));
+            products.sum::<f64>() * f64::from(scale)
+        };
+        let scores: Vec<f64> = (0..=prefix + token).map(score).collect();
+        let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let total: f64 = scores.iter().map(|s| (s - top).exp()).sum();
+        let mut sums = vec![0.0; heads.dim];
+        for (r, score) in scores.iter().enumerate() {
+            let weight = (score - top).exp() / total;
+            for (sum, value) in sums.iter_mut().zip(&v[row(r)..]) {
+                *sum += weight * f64::from(*value);
+            }
+        }
+        result.out.extend(sums.iter().map(|&x| x as f32));
+        result.lse.push((top + total.ln()) as f32);
+        result.scores.push(scores.iter().map(|&s| s as f32).collect());
+    }
+    result
+}
+
+async fn check(gpu: &Gpu, heads: Heads, prefix: usize, count: usize) -> Result<Vec<Check>> {
+    let mut noise = Noise::new(23);
+    // Large enough queries make scores that differ by more than a few units.
+    let q: Vec<f32> = noise.values(count * heads.q_width()).iter().map(|x| 4.0 * x).collect();
+    let k = noise.values((prefix + count) * heads.kv_width());
+    let v = noise.values((prefix + count) * heads.kv_width());
+    let scale = 0.3;
+    let upload = |values: &[f32]| gpu.tensor_with(Class::Scratch, "operand", values);
+    let (out, lse) = (poisoned(gpu, q.len()), poisoned(gpu, count * heads.query));
+    let mut rec = Recorder::new(gpu);
+    let (dq, dk, dv) = (upload(&q), upload(&k), upload(&v));
+    attention_prefill(&mut rec, &dq, &dk, &dv, heads, scale, prefix, count, &out, &lse)?;
+    let (got_out, got_lse) = (rec.read(&out, 0, out.len()), rec.read(&lse, 0, lse.len()));
+    rec.submit();
+    let want = twin(&q, &k, &v, heads, scale, prefix);
+    let label = format!("attention_prefill {count} after {prefix}, {heads:?}");
+    Ok(vec![
+        Check::compare(label.clone() + ", out", &got_out.await?, &want.out, 1e-5),
+        Check::compare(label + ", lse", &got_lse.await?, &want.lse, 1e-5),
+    ])
+}
+
+pub(super) async fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
+    let mut out = check(gpu, Heads { query: 9, kv: 3, dim: 64 }, 13, 37).await?;
+    out.extend(check(gpu, Heads { query: 2, kv: 1, dim: 80 }, 0, 3).await?);
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::check::testing::{assert_passed, families};
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(8))]
+        #[test]
+        fn agrees_with_its_twin(
+            kv in 1usize..4,
+            group in 1usize..4,
+            dim in prop::sample::select(vec![64usize, 80, 96, 128, 256]),
+            prefix in 0usize..40,
+            count in 1usize..90,
+        ) {
+            for gpu in families() {
+                let heads = Heads { query: kv * group, kv, dim };
+                assert_passed(pollster::block_on(check(&gpu, heads, prefix, count)));
+            }
+        }
+    }
+}

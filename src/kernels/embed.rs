@@ -1,0 +1,109 @@
+//! Looks up the embedding rows of tokens in a packed table.
+
+use super::check::{Check, Noise, poisoned};
+use super::matrix::{Matrix, Part, RowFormat, quantize, unpack};
+use crate::Result;
+use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
+
+const SHADER: Shader = Shader { stem: "embed", text: include_str!("../../shaders/embed.wgsl") };
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    first: u32,
+    rows: u32,
+    vocabulary: u32,
+    chunks: u32,
+    at: u32,
+    scale: f32,
+}
+
+/// Every shader variant of this kernel.
+pub fn variants() -> Vec<ShaderKey> {
+    RowFormat::ALL.map(|format| format.variant(ShaderKey::new(SHADER))).to_vec()
+}
+
+/// Records `out[i] = scale * table[tokens[at + i]]` for `count` tokens; `out` is `[count, cols]`. A token past the
+/// table counts as its last row.
+pub fn embed(
+    rec: &mut Recorder,
+    tokens: &Tensor<u32>,
+    at: usize,
+    table: &Matrix,
+    scale: f32,
+    out: &Tensor<f32>,
+    count: usize,
+) -> Result<()> {
+    let chunks = table.cols() / 8;
+    for part in table.parts() {
+        let kernel = rec.gpu().kernel(&part.format.variant(ShaderKey::new(SHADER)))?;
+        let params = Params {
+            first: part.first_row as u32,
+            rows: part.rows as u32,
+            vocabulary: table.rows() as u32,
+            chunks: chunks as u32,
+            at: at as u32,
+            scale,
+        };
+        let bindings = [tokens.bind(), part.words.bind(), part.scales.bind(), out.bind()];
+        rec.dispatch(&kernel, &params, &bindings, [chunks.div_ceil(64) as u32, count as u32, 1])?;
+    }
+    Ok(())
+}
+
+/// The CPU twin, over an unpacked table.
+pub fn twin(tokens: &[u32], table: &[f32], cols: usize, scale: f32) -> Vec<f32> {
+    let last = table.len() / cols - 1;
+    let row = |&token: &u32| &table[(token as usize).min(last) * cols..][..cols];
+    tokens.iter().flat_map(row).map(|v| v * scale).collect()
+}
+
+/// Two parts of `rows` rows each, the second in `formats[1]`, with a token beyond the end.
+async fn check(gpu: &Gpu, formats: [RowFormat; 2], rows: usize, cols: usize) -> Result<Check> {
+    let mut noise = Noise::new(4);
+    let (mut parts, mut table) = (Vec::new(), Vec::new());
+    for (i, format) in formats.into_iter().enumerate() {
+        let (words, scales) = quantize(format, rows, cols, &noise.values(rows * cols));
+        table.extend(unpack(format, rows, cols, &words, &scales));
+        let words = gpu.tensor_with(Class::Weights, "words", &words);
+        let scales = gpu.tensor_with(Class::Weights, "scales", &scales);
+        parts.push(Part { first_row: i * rows, rows, format, words, scales });
+    }
+    let tokens: Vec<u32> = (0..7).map(|_| noise.below(2 * rows as u32)).chain([u32::MAX]).collect();
+    let device_tokens = gpu.tensor_with(Class::Scratch, "tokens", &tokens);
+    // The first two tokens belong to somebody else.
+    let (at, count) = (2, tokens.len() - 2);
+    let out = poisoned(gpu, count * cols);
+    let mut rec = Recorder::new(gpu);
+    embed(&mut rec, &device_tokens, at, &Matrix::new(cols, parts), 1.5, &out, count)?;
+    let got = rec.read(&out, 0, count * cols);
+    rec.submit();
+    let label = format!("embed {formats:?} {rows}x{cols}");
+    Ok(Check::compare(label, &got.await?, &twin(&tokens[at..], &table, cols, 1.5), 1e-6))
+}
+
+pub(super) async fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
+    let (half, eight, four) = (RowFormat::F16, RowFormat::Q8, RowFormat::Q4);
+    Ok(vec![check(gpu, [eight, four], 9, 96).await?, check(gpu, [four, half], 5, 544).await?])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::check::testing::{assert_passed, gpu};
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(8))]
+        #[test]
+        fn agrees_with_its_twin(a in 0usize..3, b in 0usize..3, rows in 1usize..40, groups in 1usize..40) {
+            let formats = [RowFormat::ALL[a], RowFormat::ALL[b]];
+            assert_passed(pollster::block_on(check(&gpu(), formats, rows, 32 * groups)).map(|c| vec![c]));
+        }
+    }
+
+    #[test]
+    fn half_precision_rows_need_no_whole_group() {
+        assert_passed(pollster::block_on(check(&gpu(), [RowFormat::F16; 2], 3, 40)).map(|c| vec![c]));
+    }
+}

@@ -1,0 +1,55 @@
+//! Prunes each layer's cache on its own and propagates every hidden row.
+//!
+//! Nothing that an early layer ranks low is lost to the later ones, so prefill costs as much as the dense one.
+
+use super::{BlockPlan, Budget, LayerRows, Policy, Scoring};
+use crate::kernels::score::Ramp;
+use crate::{Error, Result};
+
+/// Recent rows that rank the others.
+const RECENT: usize = 64;
+/// First tokens that are always kept.
+const SINKS: usize = 4;
+
+/// Row eviction after a dense prefill, ranked by PyramidInfer's score.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KvOnly {
+    budget: Budget,
+    per_head: bool,
+}
+
+impl KvOnly {
+    /// One selection a layer, shared by its KV heads.
+    pub fn shared(budget: Budget) -> Self {
+        Self { budget, per_head: false }
+    }
+
+    /// One selection for each KV head, which finds more for the same bytes.
+    pub fn per_head(budget: Budget) -> Self {
+        Self { budget, per_head: true }
+    }
+}
+
+impl Policy for KvOnly {
+    fn name(&self) -> &'static str {
+        "kv-only"
+    }
+
+    fn plan(&self, rows: usize, layers: usize) -> Result<BlockPlan> {
+        if rows == 0 || layers == 0 {
+            return Err(Error::Invalid(format!(
+                "{rows} rows over {layers} layers is nothing to select from"
+            )));
+        }
+        let recent = RECENT.min(rows);
+        let counts = self.budget.spread(rows, layers, recent + SINKS, false)?;
+        let layers =
+            counts.into_iter().map(|retain| LayerRows { enter: rows, retain, propagate: rows }).collect();
+        let ramp = Ramp { first: 1.0 / recent as f32, last: 1.0 };
+        Ok(BlockPlan { layers, scoring: Some(Scoring { recent, ramp, protected: recent, sinks: SINKS }) })
+    }
+
+    fn per_head(&self) -> bool {
+        self.per_head
+    }
+}

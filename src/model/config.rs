@@ -1,0 +1,180 @@
+//! The shape of a model, from GGUF metadata or from `config.json`.
+
+use serde_json::Value;
+
+use super::rope::{RopeConfig, Scaling};
+use crate::kernels::kv_row::Heads;
+use crate::weights::{FileKind, ModelFile};
+use crate::{Error, Result};
+
+/// Everything the decoder needs to know about a model of the Llama family besides its weights.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// The model's own name, or its file's.
+    pub name: String,
+    /// The family as the file names it.
+    pub architecture: String,
+    /// Decoder layers.
+    pub layers: usize,
+    /// Width of a hidden row.
+    pub width: usize,
+    /// Attention heads and their dimension.
+    pub heads: Heads,
+    /// Width of the feed-forward layer's inner row.
+    pub ffn: usize,
+    /// Entries of the vocabulary.
+    pub vocab: usize,
+    /// Tokens that the model was trained to see at once.
+    pub context: usize,
+    /// RMSNorm's epsilon.
+    pub epsilon: f32,
+    /// Rotary embedding.
+    pub rope: RopeConfig,
+}
+
+/// Sizes beyond these are a damaged file, not a model.
+const MOST_LAYERS: usize = 1024;
+const MOST_WIDTH: usize = 1 << 20;
+
+impl Config {
+    /// Reads the shape of the model in `file`.
+    ///
+    /// # Errors
+    /// [`Error::Format`] when a key is missing, contradicts another one, or asks for what benben does not do.
+    pub fn read(file: &ModelFile) -> Result<Self> {
+        let config = match (file.kind(), file.config()) {
+            (FileKind::Gguf, _) => Self::from_gguf(file)?,
+            (FileKind::Safetensors, Some(json)) => Self::from_json(file, json)?,
+            (FileKind::Safetensors, None) => {
+                return Err(Error::format(file.label(), "it has no config.json beside it".to_owned()));
+            }
+        };
+        config.check().map_err(|reason| Error::format(file.label(), reason))?;
+        Ok(config)
+    }
+
+    fn from_gguf(file: &ModelFile) -> Result<Self> {
+        let meta = file.meta();
+        let architecture = meta.str("general.architecture")?.to_owned();
+        if architecture != "llama" {
+            let reason =
+                format!("its architecture is '{architecture}'; benben runs the Llama family ('llama')");
+            return Err(Error::format(file.label(), reason));
+        }
+        let key = |name: &str| format!("{architecture}.{name}");
+        let size = |name: &str| Ok::<_, Error>(meta.u64(&key(name))? as usize);
+        let optional = |name: &str| Ok::<_, Error>(meta.opt_u64(&key(name))?.map(|n| n as usize));
+        if optional("expert_count")?.is_some_and(|n| n > 0) {
+            return Err(Error::format(
+                file.label(),
+                "it is a mixture of experts, which benben does not run yet",
+            ));
+        }
+        let (width, query) = (size("embedding_length")?, size("attention.head_count")?);
+        let dim = match optional("attention.key_length")? {
+            Some(dim) => dim,
+            None => width.checked_div(query).unwrap_or(0),
+        };
+        let vocab = file.tensor("token_embd.weight").map_or(0, |t| t.rows());
+        Ok(Self {
+            name: meta.opt_str("general.name")?.unwrap_or(file.label()).to_owned(),
+            layers: size("block_count")?,
+            width,
+            heads: Heads { query, kv: optional("attention.head_count_kv")?.unwrap_or(query), dim },
+            ffn: size("feed_forward_length")?,
+            vocab,
+            context: size("context_length")?,
+            epsilon: meta.f32(&key("attention.layer_norm_rms_epsilon"))?,
+            rope: RopeConfig {
+                base: meta.opt_f32(&key("rope.freq_base"))?.unwrap_or(10_000.0),
+                dims: optional("rope.dimension_count")?.unwrap_or(dim),
+                // llama.cpp's converter permutes the rows of Q and K so that a pair's values are neighbours.
+                interleaved: true,
+                scaling: Scaling::from_gguf(file, &architecture)?,
+            },
+            architecture,
+        })
+    }
+
+    fn from_json(file: &ModelFile, json: &Value) -> Result<Self> {
+        let bad = |reason: String| Error::format("config.json", reason);
+        let architecture = json["model_type"].as_str().unwrap_or("unknown").to_owned();
+        if !matches!(architecture.as_str(), "llama" | "mistral") || json["sliding_window"].is_u64() {
+            let reason =
+                format!("model type '{architecture}'; benben runs the Llama family without sliding windows");
+            return Err(bad(reason));
+        }
+        for flag in ["attention_bias", "mlp_bias"] {
+            if json[flag].as_bool() == Some(true) {
+                return Err(bad(format!("'{flag}' is set, but benben's Llama layers have no biases")));
+            }
+        }
+        let optional = |name: &str| match &json[name] {
+            Value::Null => Ok(None),
+            value => value
+                .as_u64()
+                .map(|n| Some(n as usize))
+                .ok_or_else(|| bad(format!("'{name}' should be a non-negative integer, but is {value}"))),
+        };
+        let size = |name: &str| optional(name)?.ok_or_else(|| bad(format!("it has no '{name}'")));
+        let (width, query) = (size("hidden_size")?, size("num_attention_heads")?);
+        let dim = match optional("head_dim")? {
+            Some(dim) => dim,
+            None => width.checked_div(query).unwrap_or(0),
+        };
+        Ok(Self {
+            name: json["_name_or_path"].as_str().filter(|n| !n.is_empty()).unwrap_or(file.label()).to_owned(),
+            architecture,
+            layers: size("num_hidden_layers")?,
+            width,
+            heads: Heads { query, kv: optional("num_key_value_heads")?.unwrap_or(query), dim },
+            ffn: size("intermediate_size")?,
+            vocab: file.tensor("token_embd.weight").map_or(0, |t| t.rows()),
+            context: size("max_position_embeddings")?,
+            epsilon: json["rms_norm_eps"]
+                .as_f64()
+                .ok_or_else(|| bad("it has no 'rms_norm_eps'".to_owned()))? as f32,
+            rope: RopeConfig::from_json(json, dim)?,
+        })
+    }
+
+    /// Checks that the numbers can be a model at all, before anything is sized by them.
+    pub(super) fn check(&self) -> std::result::Result<(), String> {
+        let Heads { query, kv, dim } = self.heads;
+        let widths =
+            [("width", self.width), ("feed-forward width", self.ffn), ("attention width", query * dim)];
+        if self.layers == 0 || self.layers > MOST_LAYERS {
+            return Err(format!("it says {} layers; 1 to {MOST_LAYERS} make sense", self.layers));
+        }
+        if query == 0 || kv == 0 || !query.is_multiple_of(kv) || query > MOST_WIDTH {
+            return Err(format!("{query} query heads cannot share {kv} KV heads evenly"));
+        }
+        if dim == 0 || dim > 1024 || !dim.is_multiple_of(8) {
+            return Err(format!("a head dimension of {dim} is not a multiple of 8 up to 1024"));
+        }
+        if let Some((what, n)) =
+            widths.into_iter().find(|(_, n)| *n == 0 || *n > MOST_WIDTH || !n.is_multiple_of(8))
+        {
+            return Err(format!("a {what} of {n} is not a multiple of 8 up to {MOST_WIDTH}"));
+        }
+        if self.vocab == 0 {
+            return Err("it has no tensor 'token_embd.weight'".to_owned());
+        }
+        if self.rope.dims > dim || !self.rope.dims.is_multiple_of(2) || self.rope.dims == 0 {
+            return Err(format!("{} rotated dimensions do not fit a head of {dim}", self.rope.dims));
+        }
+        if !(self.epsilon >= 0.0 && self.epsilon < 1.0) || self.context == 0 {
+            return Err(format!("epsilon {} or context {} makes no sense", self.epsilon, self.context));
+        }
+        Ok(())
+    }
+
+    /// Weights of all layers and the embedding, the head counted once when it is tied.
+    pub fn parameters(&self, tied: bool) -> u64 {
+        let Heads { query, kv, dim } = self.heads;
+        let (w, attention) = (self.width as u64, (query * dim) as u64);
+        let layer = w * (2 * attention + 2 * (kv * dim) as u64) + 3 * w * self.ffn as u64 + 2 * w;
+        let vocab = self.vocab as u64 * w;
+        layer * self.layers as u64 + vocab * if tied { 1 } else { 2 } + w
+    }
+}

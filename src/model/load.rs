@@ -1,0 +1,260 @@
+//! From a model file to matrices on the device.
+//!
+//! Tensors that are used together are stacked: Q, K and V into one matrix, gate and up into another, so that
+//! decode needs one dispatch for each. A matrix larger than a binding is split by rows; only the rows of one part
+//! are ever unpacked on the host.
+
+use super::config::Config;
+use super::{Layer, Model};
+use crate::gpu::{Class, Gpu, Tensor};
+use crate::kernels::matrix::{Matrix, Part, RowFormat};
+use crate::text::Text;
+use crate::weights::{ModelFile, TensorInfo, natural_format};
+use crate::{Error, Result};
+
+/// How far loading has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of the file that are on the device.
+    pub done: u64,
+    /// Bytes of the file that belong there.
+    pub total: u64,
+}
+
+/// The tensor that a model with a tied head does not have.
+const HEAD: &str = "output.weight";
+
+/// Bytes handed to the driver before it is asked to free its staging memory.
+const FLUSH_BYTES: u64 = 32 << 20;
+
+/// Tensors of one matrix: their rows follow each other, or alternate in blocks for a gated layer.
+pub(crate) struct Stack {
+    /// Each tensor's name and rows.
+    tensors: Vec<(String, usize)>,
+    pub(super) cols: usize,
+    gated: bool,
+}
+
+/// The matrices of a model: embedding and head, then qkv, output, gate and up, and down of every layer.
+pub(crate) fn stacks(config: &Config) -> Vec<Stack> {
+    let (width, vocab, ffn, heads) = (config.width, config.vocab, config.ffn, config.heads);
+    let (q, kv) = (heads.q_width(), heads.kv_width());
+    let stack = |tensors: &[(String, usize)], cols, gated| Stack { tensors: tensors.to_vec(), cols, gated };
+    let single = |name: &str, rows, cols| stack(&[(format!("{name}.weight"), rows)], cols, false);
+    let mut all = vec![single("token_embd", vocab, width), stack(&[(HEAD.to_owned(), vocab)], width, false)];
+    for l in 0..config.layers {
+        let name = |part: &str| format!("blk.{l}.{part}.weight");
+        all.push(stack(&[(name("attn_q"), q), (name("attn_k"), kv), (name("attn_v"), kv)], width, false));
+        all.push(stack(&[(name("attn_output"), width)], q, false));
+        all.push(stack(&[(name("ffn_gate"), ffn), (name("ffn_up"), ffn)], width, true));
+        all.push(stack(&[(name("ffn_down"), width)], ffn, false));
+    }
+    all
+}
+
+/// Where a model's weights come from.
+pub(super) trait Source {
+    /// The matrix of a stack; `None` for a head that is tied to the embedding.
+    fn matrix(&mut self, stack: &Stack) -> Result<Option<Matrix>>;
+    /// A vector of hidden width, in f32.
+    fn vector(&mut self, name: &str) -> Result<Tensor<f32>>;
+}
+
+/// Takes a model's weights from their source, in the order of a file.
+pub(super) fn assemble(gpu: &Gpu, config: &Config, text: Text, source: &mut impl Source) -> Result<Model> {
+    let mut matrices = Vec::new();
+    for stack in stacks(config) {
+        matrices.push(source.matrix(&stack)?);
+    }
+    let mut matrices = matrices.into_iter();
+    let missing = || Error::Invalid("a model's source left out one of its matrices".to_owned());
+    let embedding = matrices.next().flatten().ok_or_else(missing)?;
+    let head = matrices.next().flatten().unwrap_or_else(|| embedding.clone());
+    let mut next = || matrices.next().flatten().ok_or_else(missing);
+    let mut layers = Vec::with_capacity(config.layers);
+    for l in 0..config.layers {
+        layers.push(Layer {
+            attention_norm: source.vector(&format!("blk.{l}.attn_norm.weight"))?,
+            qkv: next()?,
+            output: next()?,
+            ffn_norm: source.vector(&format!("blk.{l}.ffn_norm.weight"))?,
+            gate_up: next()?,
+            down: next()?,
+        });
+    }
+    let output_norm = source.vector("output_norm.weight")?;
+    let frequencies = gpu.tensor_with(Class::Weights, "rope frequencies", &config.rope.frequencies());
+    gpu.flush();
+    gpu.check()?;
+    let (gpu, config) = (gpu.clone(), config.clone());
+    Ok(Model { gpu, config, text, embedding, head, layers, output_norm, frequencies })
+}
+
+/// Uploads one model.
+pub(crate) struct Loader<'a, F> {
+    gpu: &'a Gpu,
+    file: &'a ModelFile,
+    config: &'a Config,
+    weights: Option<RowFormat>,
+    progress: F,
+    done: u64,
+    unflushed: u64,
+}
+
+impl<'a, F: FnMut(Progress)> Loader<'a, F> {
+    pub fn new(
+        gpu: &'a Gpu,
+        file: &'a ModelFile,
+        config: &'a Config,
+        weights: Option<RowFormat>,
+        progress: F,
+    ) -> Self {
+        Self { gpu, file, config, weights, progress, done: 0, unflushed: 0 }
+    }
+
+    /// Uploads everything.
+    pub fn load(mut self, text: Text) -> Result<Model> {
+        assemble(self.gpu, self.config, text, &mut self)
+    }
+
+    fn find(&self, name: &str, shape: &[usize]) -> Result<&'a TensorInfo> {
+        let tensor = self.file.tensor(name).ok_or_else(|| Error::MissingTensor(name.to_owned()))?;
+        if tensor.shape != shape {
+            let (expected, found) = (shape.to_vec(), tensor.shape.clone());
+            return Err(Error::Shape { tensor: name.to_owned(), expected, found });
+        }
+        Ok(tensor)
+    }
+
+    /// Uploads slices of tensors, one under the other, as one part.
+    fn part(&mut self, first_row: usize, slices: &[Slice<'_>], format: RowFormat) -> Result<Part> {
+        let rows = slices.iter().map(|s| s.rows).sum();
+        let found = |name: &str| self.file.tensor(name).ok_or_else(|| Error::MissingTensor(name.to_owned()));
+        let label = slices.first().map_or("", |s| s.name);
+        let cols = found(label)?.cols();
+        let words = self.gpu.tensor(Class::Weights, label, rows * format.words_per_row(cols));
+        let scales = self.gpu.tensor(Class::Weights, label, rows * format.scales_per_row(cols));
+        let mut row = 0;
+        for slice in slices {
+            let tensor =
+                self.file.tensor(slice.name).ok_or_else(|| Error::MissingTensor(slice.name.to_owned()))?;
+            let packed = self.file.pack(tensor, slice.first, slice.rows, format)?;
+            self.gpu.write(&words, row * format.words_per_row(cols), &packed.words);
+            if !packed.scales.is_empty() {
+                self.gpu.write(&scales, row * format.scales_per_row(cols), &packed.scales);
+            }
+            row += slice.rows;
+            self.advance((tensor.byte_len() / tensor.rows() * slice.rows) as u64);
+        }
+        Ok(Part { first_row, rows, format, words, scales })
+    }
+
+    fn advance(&mut self, bytes: u64) {
+        self.done += bytes;
+        self.unflushed += bytes;
+        if self.unflushed >= FLUSH_BYTES {
+            self.gpu.flush();
+            self.unflushed = 0;
+        }
+        (self.progress)(Progress { done: self.done, total: self.file.total_bytes() });
+    }
+}
+
+impl<F: FnMut(Progress)> Source for Loader<'_, F> {
+    fn vector(&mut self, name: &str) -> Result<Tensor<f32>> {
+        let tensor = self.find(name, &[self.config.width])?;
+        let values = self.file.dequantize(tensor)?;
+        if let Some(i) = values.iter().position(|v| !v.is_finite()) {
+            let reason = format!("tensor '{name}' has a NaN or infinite weight at index {i}");
+            return Err(Error::format(self.file.label(), reason));
+        }
+        let tensor_bytes = tensor.byte_len() as u64;
+        let tensor = self.gpu.tensor_with(Class::Weights, name, &values);
+        self.advance(tensor_bytes);
+        Ok(tensor)
+    }
+
+    fn matrix(&mut self, stack: &Stack) -> Result<Option<Matrix>> {
+        // A model without a head of its own uses its embedding.
+        if stack.is_head() && self.file.tensor(HEAD).is_none() {
+            return Ok(None);
+        }
+        for (name, rows) in &stack.tensors {
+            self.find(name, &[*rows, stack.cols])?;
+        }
+        let format = stack.format(self.file, self.weights);
+        let mut parts: Vec<Part> = Vec::new();
+        for slices in stack.slices(self.gpu, format) {
+            let first_row = parts.iter().map(|p| p.rows).sum();
+            parts.push(self.part(first_row, &slices, format)?);
+        }
+        Ok(Some(Matrix::new(stack.cols, parts)))
+    }
+}
+
+/// Rows of one tensor.
+pub(super) struct Slice<'a> {
+    name: &'a str,
+    first: usize,
+    pub rows: usize,
+}
+
+impl Stack {
+    /// One format for the whole stack: the widest that any of its tensors asks for.
+    fn format(&self, file: &ModelFile, wanted: Option<RowFormat>) -> RowFormat {
+        let each = self.tensors.iter().filter_map(|(name, _)| file.tensor(name)).map(|tensor| match wanted {
+            Some(format) => format.for_cols(tensor.cols()),
+            None => natural_format(tensor.dtype, tensor.cols()),
+        });
+        each.max_by_key(|format| format.bits()).unwrap_or(RowFormat::F16)
+    }
+
+    /// Bytes on the device; none when the file has no such tensor, as with a tied head.
+    pub(crate) fn bytes(&self, file: &ModelFile, wanted: Option<RowFormat>) -> u64 {
+        let format = self.format(file, wanted);
+        let there = self.tensors.iter().filter(|(name, _)| file.tensor(name).is_some());
+        let rows: usize = there.map(|(_, rows)| rows).sum();
+        4 * (rows * (format.words_per_row(self.cols) + format.scales_per_row(self.cols))) as u64
+    }
+
+    /// True for the matrix that turns hidden rows into logits.
+    pub(super) fn is_head(&self) -> bool {
+        self.tensors[0].0 == HEAD
+    }
+
+    /// The stack cut into parts that a binding can cover.
+    pub(super) fn slices(&self, gpu: &Gpu, format: RowFormat) -> Vec<Vec<Slice<'_>>> {
+        let row_bytes = 4 * format.words_per_row(self.cols) as u64;
+        self.cut((gpu.max_binding_bytes() / row_bytes).max(2) as usize)
+    }
+
+    /// The stack cut into parts of at most `per_part` rows.
+    fn cut(&self, per_part: usize) -> Vec<Vec<Slice<'_>>> {
+        if self.gated {
+            // Every part holds rows of the gate and as many of up, so that one kernel sees both.
+            let (rows, half) = (self.tensors[0].1, per_part / 2);
+            let part = |first: usize| {
+                let rows = half.min(rows - first);
+                self.tensors.iter().map(|(name, _)| Slice { name, first, rows }).collect()
+            };
+            return (0..rows).step_by(half).map(part).collect();
+        }
+        let mut parts: Vec<Vec<Slice<'_>>> = Vec::new();
+        let mut room = 0;
+        for (name, tensor_rows) in &self.tensors {
+            let mut first = 0;
+            while first < *tensor_rows {
+                if room == 0 {
+                    parts.push(Vec::new());
+                    room = per_part;
+                }
+                let rows = room.min(tensor_rows - first);
+                if let Some(part) = parts.last_mut() {
+                    part.push(Slice { name, first, rows });
+                }
+                (first, room) = (first + rows, room - rows);
+            }
+        }
+        parts
+    }
+}

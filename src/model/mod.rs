@@ -1,0 +1,93 @@
+//! The decoder: a model's shape, its weights on the device, and one forward pass over them.
+//!
+//! ```text
+//! config.rs, rope.rs   shape, from GGUF metadata or config.json
+//! load.rs              file → matrices on the device
+//! scratch.rs           activations, sized once
+//! prefill.rs           many rows through one layer, dropping rows as the plan says
+//! decode.rs            one row through one layer
+//! ```
+
+mod config;
+mod decode;
+mod load;
+mod prefill;
+mod rope;
+mod scratch;
+mod synthetic;
+
+pub use config::Config;
+pub use decode::{DecodeStep, DecodeWindow};
+pub use load::Progress;
+pub use prefill::Block;
+pub use rope::{RopeConfig, Scaling};
+pub use scratch::{DecodeScratch, PrefillScratch};
+pub use synthetic::{PRESETS, SyntheticPreset};
+
+pub(crate) use load::{Loader, stacks};
+
+use crate::gpu::{Gpu, Tensor};
+use crate::kernels::matrix::Matrix;
+use crate::kernels::rope_split::Rope;
+use crate::text::Text;
+
+/// A model on the device, ready for any number of sessions.
+#[derive(Debug)]
+pub struct Model {
+    pub(crate) gpu: Gpu,
+    pub(crate) config: Config,
+    pub(crate) text: Text,
+    embedding: Matrix,
+    head: Matrix,
+    layers: Vec<Layer>,
+    output_norm: Tensor<f32>,
+    frequencies: Tensor<f32>,
+}
+
+/// The weights of one layer.
+#[derive(Debug)]
+struct Layer {
+    attention_norm: Tensor<f32>,
+    /// Query, key and value rows, one under the other.
+    qkv: Matrix,
+    output: Matrix,
+    ffn_norm: Tensor<f32>,
+    /// Gate rows and up rows, in equal blocks.
+    gate_up: Matrix,
+    down: Matrix,
+}
+
+impl Model {
+    /// The model's shape.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Its tokenizer and chat template.
+    pub fn text(&self) -> &Text {
+        &self.text
+    }
+
+    /// The device it lives on.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Bytes of weights that one decode step reads: all matrices, of the embedding only the head's use of it.
+    pub fn bytes_per_step(&self) -> u64 {
+        let layer = |l: &Layer| l.qkv.bytes() + l.output.bytes() + l.gate_up.bytes() + l.down.bytes();
+        self.layers.iter().map(layer).sum::<u64>() + self.head.bytes()
+    }
+
+    fn rope(&self) -> Rope<'_> {
+        Rope {
+            frequencies: &self.frequencies,
+            interleaved: self.config.rope.interleaved,
+            scale: self.config.rope.magnitude(),
+        }
+    }
+
+    fn attention_scale(&self) -> f32 {
+        1.0 / (self.config.heads.dim as f32).sqrt()
+    }
+}

@@ -1,0 +1,162 @@
+//! Activations: what a pass needs beside weights and cache, allocated once and used again.
+
+use super::Config;
+use crate::gpu::{Class, Gpu, Tensor, VIEW_ALIGNMENT};
+use crate::kernels::attention_decode::partial_len;
+
+/// Rows that the wide intermediate activations are computed for at a time; it bounds both memory and the time
+/// of one dispatch.
+pub(super) const CHUNK: usize = 512;
+
+/// Activations of a block of prompt rows.
+#[derive(Debug)]
+pub struct PrefillScratch {
+    /// Rows that fit.
+    pub(super) rows: usize,
+    /// Earlier rows of a layer that fit beside them.
+    pub(super) prefix: usize,
+    pub(super) tokens: Tensor<u32>,
+    /// Hidden rows, and where the surviving ones are gathered to. `[rows, width]`
+    pub(super) hidden: [Tensor<f32>; 2],
+    /// Their positions. `[rows]`
+    pub(super) positions: [Tensor<u32>; 2],
+    /// `[rows, query heads * dim]`
+    pub(super) q: Tensor<f32>,
+    /// `[prefix + rows, kv heads * dim]`
+    pub(super) k: Tensor<f32>,
+    /// `[prefix + rows, kv heads * dim]`
+    pub(super) v: Tensor<f32>,
+    /// `[rows, query heads * dim]`
+    pub(super) attended: Tensor<f32>,
+    /// `[rows, query heads]`
+    pub(super) lse: Tensor<f32>,
+    /// `[kv heads, rows]`
+    pub(super) scores: Tensor<f32>,
+    /// Rows that the cache retains, and rows that propagate. `[kv heads, rows]`
+    pub(super) index: [Tensor<u32>; 2],
+    /// `[CHUNK, width]`
+    pub(super) normed: Tensor<f32>,
+    /// `[CHUNK, qkv width]`
+    pub(super) qkv: Tensor<f32>,
+    /// `[CHUNK, ffn]`
+    pub(super) inner: Tensor<f32>,
+}
+
+/// Lengths of a prefill's tensors, in words of four bytes.
+struct Lengths {
+    hidden: usize,
+    q: usize,
+    kv: usize,
+    lse: usize,
+    scores: usize,
+    chunk: usize,
+}
+
+impl Lengths {
+    fn new(config: &Config, rows: usize, prefix: usize) -> Self {
+        // Views of these tensors are cut at whole rows, whose count is then aligned whatever their width.
+        let rows = rows.next_multiple_of(VIEW_ALIGNMENT);
+        let heads = config.heads;
+        Self {
+            hidden: rows * config.width,
+            q: rows * heads.q_width(),
+            kv: (rows + prefix) * heads.kv_width(),
+            lse: rows * heads.query,
+            scores: heads.kv * rows,
+            chunk: CHUNK.min(rows),
+        }
+    }
+}
+
+impl PrefillScratch {
+    /// Room for blocks of `rows` rows beside `prefix` earlier ones.
+    pub fn new(gpu: &Gpu, config: &Config, rows: usize, prefix: usize) -> Self {
+        let n = Lengths::new(config, rows, prefix);
+        let f = |label: &str, len: usize| gpu.tensor::<f32>(Class::Scratch, label, len);
+        let u = |label: &str, len: usize| gpu.tensor::<u32>(Class::Scratch, label, len);
+        Self {
+            rows,
+            prefix,
+            tokens: u("tokens", rows),
+            hidden: [f("hidden", n.hidden), f("hidden", n.hidden)],
+            positions: [
+                u("positions", n.lse / config.heads.query),
+                u("positions", n.lse / config.heads.query),
+            ],
+            q: f("q", n.q),
+            k: f("k", n.kv),
+            v: f("v", n.kv),
+            attended: f("attended", n.q),
+            lse: f("lse", n.lse),
+            scores: f("scores", n.scores),
+            index: [u("index", n.scores), u("index", n.scores)],
+            normed: f("normed", n.chunk * config.width),
+            qkv: f("qkv", n.chunk * config.heads.qkv_width()),
+            inner: f("inner", n.chunk * config.ffn),
+        }
+    }
+
+    /// Bytes of such a scratch, and of its largest tensor.
+    pub fn bytes(config: &Config, rows: usize, prefix: usize) -> (u64, u64) {
+        let n = Lengths::new(config, rows, prefix);
+        let inner = n.chunk * (config.width + config.heads.qkv_width() + config.ffn);
+        let total = 2 * n.hidden + 2 * n.q + 2 * n.kv + n.lse + 3 * n.scores + 3 * rows + inner;
+        let largest = n.hidden.max(n.q).max(n.kv).max(n.chunk * config.ffn);
+        (4 * total as u64, 4 * largest as u64)
+    }
+
+    /// True when a block of `rows` rows beside `prefix` earlier ones fits.
+    pub fn fits(&self, rows: usize, prefix: usize) -> bool {
+        rows <= self.rows && prefix <= self.prefix
+    }
+}
+
+/// Activations of one decode step.
+#[derive(Debug)]
+pub struct DecodeScratch {
+    /// The hidden row. `[width]`
+    pub(super) hidden: Tensor<f32>,
+    pub(super) qkv: Tensor<f32>,
+    pub(super) q: Tensor<f32>,
+    pub(super) partial: Tensor<f32>,
+    pub(super) attended: Tensor<f32>,
+    pub(super) lse: Tensor<f32>,
+    pub(super) inner: Tensor<f32>,
+    /// Scaled attention scores by head and table index, when a policy thins by them.
+    pub(super) weights: Tensor<f32>,
+    /// Row table under repair, while a block is thinned.
+    pub(super) table: Tensor<u32>,
+    thins: bool,
+    /// Rows that `weights` and `table` have room for.
+    pub(super) capacity: usize,
+    /// `[vocab]`
+    pub(crate) logits: Tensor<f32>,
+}
+
+impl DecodeScratch {
+    /// Room for a step over at most `capacity` rows a layer; `thins` when a policy reads attention scores.
+    pub fn new(gpu: &Gpu, config: &Config, capacity: usize, thins: bool) -> Self {
+        let heads = config.heads;
+        let f = |label: &str, len: usize| gpu.tensor::<f32>(Class::Scratch, label, len);
+        let capacity = if thins { capacity } else { 0 };
+        Self {
+            hidden: f("hidden", config.width),
+            qkv: f("qkv", heads.qkv_width()),
+            q: f("q", heads.q_width()),
+            partial: f("partial", partial_len(heads, gpu.tuning().attention_splits as usize)),
+            attended: f("attended", heads.q_width()),
+            lse: f("lse", heads.query),
+            inner: f("inner", config.ffn),
+            weights: f("attention scores", heads.query * capacity),
+            thins,
+            table: gpu.tensor(Class::Scratch, "row table", capacity),
+            capacity,
+            logits: f("logits", config.vocab),
+        }
+    }
+
+    /// True when pools of `capacity` rows fit.
+    pub fn fits(&self, capacity: usize) -> bool {
+        !self.thins || capacity <= self.capacity
+    }
+}
