@@ -1,7 +1,7 @@
 //! The program as a person meets it: what it refuses and how, and what its commands print.
 #![cfg(feature = "cli")]
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -93,7 +93,8 @@ fn absurd_flags_are_usage_errors() {
         ("--no-such-flag", "--no-such-flag"),
     ];
     for (flags, words) in cases {
-        let args: Vec<&str> = ["run", "no-such.gguf", "-p", "Hi"].into_iter().chain(flags.split(' ')).collect();
+        let args: Vec<&str> =
+            ["run", "no-such.gguf", "-p", "Hi"].into_iter().chain(flags.split(' ')).collect();
         refuse(&args, 2, words);
     }
     refuse(&[], 2, "");
@@ -126,7 +127,10 @@ fn doctor_finds_every_kernel_right() {
     let report = json(&["doctor", "--json"]);
     assert_eq!(report["passed"], true, "{report}");
     assert!(report["checks"].as_array().is_some_and(|checks| checks.len() > 20), "{report}");
-    assert!(report["copy_gb_per_second"].as_f64() > Some(0.0) && report["matvec_gb_per_second"].as_f64() > Some(0.0));
+    assert!(
+        report["copy_gb_per_second"].as_f64() > Some(0.0)
+            && report["matvec_gb_per_second"].as_f64() > Some(0.0)
+    );
     assert!(report["adapters"][0]["max_buffer_size"].as_u64() > Some(0));
 }
 
@@ -134,12 +138,15 @@ fn doctor_finds_every_kernel_right() {
 fn an_unknown_adapter_is_refused() {
     let output = benben(&["doctor", "--json", "--adapter", "abacus"], "");
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).starts_with("benben: no GPU adapter named 'abacus'; found: "));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).starts_with("benben: no GPU adapter named 'abacus'; found: ")
+    );
 }
 
 #[test]
 fn bench_measures_a_synthetic_model() {
-    let flags = "bench --synthetic tiny --prompt-tokens 96 --max-tokens 6 --runs 2 --kv pyramid --keep 0.5 --json";
+    let flags =
+        "bench --synthetic tiny --prompt-tokens 96 --max-tokens 6 --runs 2 --kv pyramid --keep 0.5 --json";
     let report = json(&flags.split(' ').collect::<Vec<_>>());
     for field in [
         "prefill_tokens_per_second",
@@ -167,7 +174,9 @@ fn run_reports_everything_as_json() {
     assert_eq!(report["stop_reason"], "stop");
     let tokens = report["tokens"].as_array().expect("tokens is a list").len();
     assert!((1..16).contains(&tokens), "{report}");
-    for field in ["prefill_seconds", "decode_seconds", "prefill_tokens_per_second", "decode_tokens_per_second"] {
+    for field in
+        ["prefill_seconds", "decode_seconds", "prefill_tokens_per_second", "decode_tokens_per_second"]
+    {
         assert!(report[field].as_f64() > Some(0.0), "{field} of {report}");
     }
     for field in ["prompt_tokens", "kv_bytes", "peak_bytes"] {
@@ -188,7 +197,10 @@ fn run_continues_a_raw_prompt_and_keeps_stderr_apart() {
     assert!(output.status.success());
     assert!(String::from_utf8_lossy(&output.stdout).contains("four"), "{output:?}");
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(stderr.lines().count() == 1 && stderr.contains("prompt tokens") && stderr.contains("KV "), "{stderr}");
+    assert!(
+        stderr.lines().count() == 1 && stderr.contains("prompt tokens") && stderr.contains("KV "),
+        "{stderr}"
+    );
 }
 
 #[test]
@@ -203,15 +215,50 @@ fn what_does_not_fit_is_refused() {
     let _ = std::fs::remove_file(text);
 }
 
+/// The numbers of prompt and answer tokens that each `/stats` printed.
+fn stats(stderr: &str) -> Vec<[usize; 2]> {
+    let number = |words: &str| words.split(' ').next().and_then(|n| n.parse().ok());
+    let line = |line: &str| {
+        let (prompt, rest) = line.split_once(" prompt tokens at ")?;
+        Some([number(prompt)?, number(rest.split_once(", ")?.1)?])
+    };
+    stderr.lines().filter_map(line).collect()
+}
+
 #[test]
-fn chat_keeps_the_conversation() {
+fn chat_keeps_the_conversation_and_its_cache() {
     let Some(model) = model() else { return };
-    let turns = "My name is Ada.\n/stats\nWhat is my name?\n/reset\n/quit\n";
+    let turns = "What is the capital of France?\n/stats\nAnd of Germany?\n/stats\n/nonsense\n/reset\n/quit\n";
     let output = benben(&["chat", &model, "--max-tokens", "12"], turns);
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{stderr}");
-    assert!(stdout.lines().last().is_some_and(|answer| answer.contains("Ada")), "{stdout}");
-    assert!(stderr.contains("prompt tokens"), "{stderr}");
+    let answers: Vec<&str> = stdout.lines().collect();
+    assert!(answers.len() == 2 && answers[0].contains("Paris") && answers[1].contains("Berlin"), "{stdout}");
+    let stats = stats(&stderr);
+    assert!(stats.len() == 2 && stats[1][0] < stats[0][0], "the second turn runs only what is new: {stderr}");
+    assert!(stderr.contains("commands: /reset"), "{stderr}");
+}
+
+#[cfg(unix)]
+#[test]
+fn interrupting_chat_stops_the_answer_alone() {
+    let Some(model) = model() else { return };
+    let mut child = command(&["chat", &model, "--max-tokens", "500"]).spawn().expect("benben starts");
+    let mut stdin = child.stdin.take().expect("stdin is piped");
+    stdin.write_all(b"Tell me a very long story about a pyramid.\n").expect("benben reads");
+    let mut beginning = [0; 8];
+    child.stdout.as_mut().expect("stdout is piped").read_exact(&mut beginning).expect("the story begins");
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(killed.is_ok_and(|status| status.success()), "kill runs");
+    stdin.write_all(b"/stats\n/reset\nWhat is the capital of France?\n").expect("benben goes on");
+    drop(stdin);
+    let output = child.wait_with_output().expect("benben ends");
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success() && stdout.lines().last().is_some_and(|a| a.contains("Paris")),
+        "{output:?}"
+    );
+    assert!(stats(&stderr)[0][1] < 200, "the story was cut short: {stderr}");
 }
 
 #[test]
@@ -238,7 +285,10 @@ fn info_describes_the_model() {
 #[test]
 fn eval_measures_perplexity() {
     let Some(model) = model() else { return };
-    let text = temporary("text.txt", &"The quick brown fox jumps over the lazy dog, and then it sleeps. ".repeat(12));
+    let text = temporary(
+        "text.txt",
+        &"The quick brown fox jumps over the lazy dog, and then it sleeps. ".repeat(12),
+    );
     let path = text.to_str().expect("UTF-8");
     let report = json(&["eval", "ppl", &model, path, "--prefix", "90", "--continuation", "20", "--json"]);
     let _ = std::fs::remove_file(&text);

@@ -172,8 +172,15 @@ fn number(text: &str, range: &str, fits: impl Fn(f32) -> bool) -> Result<f32, St
 
 /// Bytes, with or without a unit.
 fn size(text: &str) -> Result<u64, String> {
-    const UNITS: [(&str, f64); 7] =
-        [("kib", 1024.0), ("mib", 1048576.0), ("gib", 1073741824.0), ("kb", 1e3), ("mb", 1e6), ("gb", 1e9), ("b", 1.0)];
+    const UNITS: [(&str, f64); 7] = [
+        ("kib", 1024.0),
+        ("mib", 1048576.0),
+        ("gib", 1073741824.0),
+        ("kb", 1e3),
+        ("mb", 1e6),
+        ("gb", 1e9),
+        ("b", 1.0),
+    ];
     let lower = text.to_ascii_lowercase();
     let with_unit = UNITS.iter().find_map(|(name, unit)| Some((lower.strip_suffix(name)?, *unit)));
     let (number, unit) = with_unit.unwrap_or((&lower, 1.0));

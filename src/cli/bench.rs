@@ -132,7 +132,8 @@ async fn measure(session: &mut Session, prompt: usize, answer: usize) -> Result<
     let ids: Vec<u32> = (0..prompt).map(|i| ((1000 + 7 * i % 4096) % vocab) as u32).collect();
     session.clear();
     session.append(&ids)?;
-    let options = GenerateOptions { max_tokens: answer, stop: Some(Vec::new()), ..GenerateOptions::default() };
+    let options =
+        GenerateOptions { max_tokens: answer, stop: Some(Vec::new()), ..GenerateOptions::default() };
     let mut generation = session.generate(&options)?;
     let mut dispatches = Vec::new();
     while let Some(id) = generation.next().await {
@@ -153,7 +154,8 @@ async fn measure(session: &mut Session, prompt: usize, answer: usize) -> Result<
 
 impl Report {
     fn table(&self) -> String {
-        let number = |value: Option<f64>, unit: &str| value.map_or("-".to_owned(), |x| format!("{x:.2} {unit}"));
+        let number =
+            |value: Option<f64>, unit: &str| value.map_or("-".to_owned(), |x| format!("{x:.2} {unit}"));
         let mut table = Table::default();
         let mut row = |name: &str, value: String| table.row([name.to_owned(), value]);
         row("prefill", number(self.prefill_tokens_per_second, "tokens/s"));

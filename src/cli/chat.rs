@@ -57,7 +57,9 @@ pub async fn run(args: &ChatArgs) -> Outcome {
             "/reset" => chat.messages.clear(),
             "/stats" => note(&summary(&chat.session)),
             word if word.starts_with('/') && !word.contains(char::is_whitespace) => {
-                note("commands: /reset forgets the conversation, /stats shows speed and memory, /quit leaves");
+                note(
+                    "commands: /reset forgets the conversation, /stats shows speed and memory, /quit leaves",
+                );
             }
             text => chat.turn(text).await?,
         }
@@ -90,7 +92,9 @@ impl Chat {
         self.messages.push(Message::user(text));
         match self.answer().await {
             Ok(answer) => self.messages.push(Message::assistant(answer)),
-            Err(Failure::Library(error @ (Error::ContextFull { .. } | Error::Text(_) | Error::Invalid(_)))) => {
+            Err(Failure::Library(
+                error @ (Error::ContextFull { .. } | Error::Text(_) | Error::Invalid(_)),
+            )) => {
                 self.messages.pop();
                 note(&format!("benben: {error} (/reset forgets the conversation)"));
             }

@@ -52,7 +52,8 @@ fn overview(found: &[AdapterSummary]) -> String {
 fn describe(index: usize, adapter: &AdapterSummary) -> String {
     let (info, limits) = (&adapter.info, &adapter.limits);
     let mebibytes = |bytes: u64| format!("{} MiB", bytes >> 20);
-    let features = adapter.features.iter().map(|(name, there)| format!("{name} {}", if *there { "yes" } else { "no" }));
+    let features =
+        adapter.features.iter().map(|(name, there)| format!("{name} {}", if *there { "yes" } else { "no" }));
     format!(
         "  [{index}] {}\n      {:?}, {}, driver {} {}\n      {}\n      binding {}, buffer {}, workgroup memory {} KiB, \
          workgroup size {}, storage buffers {}\n",

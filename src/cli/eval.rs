@@ -134,7 +134,8 @@ impl PplArgs {
     fn starts(&self, tokens: usize) -> Result<Vec<usize>> {
         let window = self.prefix + self.continuation;
         let stride = self.stride.unwrap_or(window);
-        let need = (self.windows - 1).saturating_mul(stride).saturating_add(self.start).saturating_add(window);
+        let need =
+            (self.windows - 1).saturating_mul(stride).saturating_add(self.start).saturating_add(window);
         if need > tokens {
             let (windows, start) = (self.windows, self.start);
             return Err(Error::Invalid(format!(

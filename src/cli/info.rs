@@ -115,8 +115,10 @@ fn formats(file: &ModelFile, weights: Weights) -> Vec<TensorFormat> {
     let mut formats = BTreeMap::<_, TensorFormat>::new();
     for tensor in file.tensors() {
         let cols = tensor.cols();
-        let matrix = weights.format().map_or(natural_format(tensor.dtype, cols), |format| format.for_cols(cols));
-        let gpu = if tensor.shape.len() < 2 { "f32".to_owned() } else { format!("{matrix:?}").to_lowercase() };
+        let matrix =
+            weights.format().map_or(natural_format(tensor.dtype, cols), |format| format.for_cols(cols));
+        let gpu =
+            if tensor.shape.len() < 2 { "f32".to_owned() } else { format!("{matrix:?}").to_lowercase() };
         let format = formats.entry((tensor.dtype.name(), gpu.clone())).or_default();
         (format.file, format.gpu) = (tensor.dtype.to_string(), gpu);
         format.tensors += 1;
@@ -134,7 +136,8 @@ fn plans(config: &Config, context: usize) -> Result<Vec<PolicyPlan>> {
         ("tsp, keep 0.6", Arc::new(Tsp::new(share.clone()))),
         ("kv-only, keep 0.6", Arc::new(KvOnly::shared(share))),
     ];
-    let widths = KvBits::ALL.into_iter().filter(|bits| bits.bits() == 16 || config.heads.dim.is_multiple_of(32));
+    let widths =
+        KvBits::ALL.into_iter().filter(|bits| bits.bits() == 16 || config.heads.dim.is_multiple_of(32));
     let plan = |(name, policy): (&str, Arc<dyn Policy>)| {
         let (mut kv_bytes, mut activation_bytes) = (BTreeMap::new(), 0);
         for bits in widths.clone() {

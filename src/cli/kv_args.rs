@@ -67,7 +67,8 @@ impl KvArgs {
     /// # Errors
     /// [`Error::Invalid`] for flags that contradict each other.
     pub fn options(&self) -> Result<KvOptions> {
-        let format = Format { k: self.k_bits.unwrap_or(self.kv_bits), v: self.v_bits.unwrap_or(self.kv_bits) };
+        let format =
+            Format { k: self.k_bits.unwrap_or(self.kv_bits), v: self.v_bits.unwrap_or(self.kv_bits) };
         Ok(KvOptions { policy: self.policy()?, format })
     }
 
@@ -157,7 +158,13 @@ mod tests {
 
     #[test]
     fn contradictions_are_refused() {
-        for flags in ["--keep 0.5", "--rows 9", "--kv full --rows 9", "--kv tsp --preset 7b", "--kv pyramid --per-head"] {
+        for flags in [
+            "--keep 0.5",
+            "--rows 9",
+            "--kv full --rows 9",
+            "--kv tsp --preset 7b",
+            "--kv pyramid --per-head",
+        ] {
             assert!(matches!(options(flags), Err(Error::Invalid(_))), "{flags}");
         }
     }

@@ -59,7 +59,9 @@ impl PromptArgs {
             (None, text) => text.unwrap_or_default().to_owned(),
         };
         if text.trim().is_empty() {
-            return Err(Error::Invalid("the prompt is empty; give it with -p TEXT, -f FILE, or -p - for stdin".into()));
+            return Err(Error::Invalid(
+                "the prompt is empty; give it with -p TEXT, -f FILE, or -p - for stdin".into(),
+            ));
         }
         Ok(text)
     }
