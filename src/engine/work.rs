@@ -179,16 +179,17 @@ impl Session {
         Ok(self.rec.read(&self.ids, at, 1))
     }
 
-    /// Ends an answer wherever it is: what the host does not know, and what is half done, never happened.
+    /// Ends an answer wherever it is: what the host does not know, and what is half done, never happened. The
+    /// newest token stays pending, so that the answer can always be continued.
     pub(super) fn end(&mut self, course: &Course) {
         if matches!(course.work, Work::Prefill(..) | Work::Decode(_)) {
             for (layer, &rows) in course.checkpoint.iter().enumerate() {
                 self.cache.set_rows(layer, rows);
             }
         }
-        let known = self.tokens.len();
-        self.cache.truncate(self.cached.saturating_sub(known));
-        self.cached = self.cached.min(known);
+        let settled = self.tokens.len().saturating_sub(1);
+        self.cache.truncate(self.cached.saturating_sub(settled));
+        self.cached = self.cached.min(settled);
         self.thinning = None;
     }
 }
