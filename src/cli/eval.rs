@@ -139,7 +139,7 @@ impl PplArgs {
         if need > tokens {
             let (windows, start) = (self.windows, self.start);
             return Err(Error::Invalid(format!(
-                "the text has {tokens} tokens, but {windows} windows of {window} from token {start} on need {need}"
+                "the text has {tokens} tokens, but {windows} x {window} from token {start} on need {need}"
             )));
         }
         Ok((0..self.windows).map(|i| self.start + i * stride).collect())
