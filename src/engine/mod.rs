@@ -19,5 +19,5 @@ mod work;
 pub use crate::kernels::sample::Sampling;
 pub use frame::Step;
 pub use generate::{GenerateOptions, Generation, Timing};
-pub use load::LoadOptions;
+pub use load::{LoadOptions, read_text};
 pub use session::{KvReport, Session, SessionOptions};
