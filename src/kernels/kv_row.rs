@@ -150,7 +150,7 @@ impl KvRows {
         sets: usize,
     ) -> Result<Self> {
         let multiple = k_bits.multiple().max(v_bits.multiple());
-        if heads.dim == 0 || heads.dim % multiple != 0 {
+        if heads.dim == 0 || !heads.dim.is_multiple_of(multiple) {
             return Err(Error::Unsupported {
                 need: format!(
                     "KV rows of {} and {} bits on heads of {}",
