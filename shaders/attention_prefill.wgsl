@@ -1,12 +1,13 @@
 // attention_prefill: causal attention of a block of queries over dense keys and values.
 // q [count, H * hd] · k, v [prefix + count, G * hd] · out [count, H * hd] · lse [count, H]
-// grid (count / LANES, H): one lane per query; the lanes of a workgroup walk the keys together, so that every
-// key and value is read at a lane-uniform address, four rows for each update of the running softmax.
+// grid (count / (LANES * TILE), H): one lane per TILE queries. The lanes of a workgroup walk the keys together and
+// read each at one address; a pair of keys serves all the lane's queries and one update of their softmax.
 
 struct Params { count: u32, prefix: u32, heads: u32, group: u32, scale: f32 }
 
 const QUADS: u32 = #{HEAD_DIM}u / 4u;
 const LANES: u32 = #{LANES}u;
+const TILE: u32 = #{TILE}u;
 const EMPTY: f32 = -3.4e38;
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -18,43 +19,63 @@ const EMPTY: f32 = -3.4e38;
 
 @compute @workgroup_size(#{LANES})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let token = group.x * LANES + lane;
     let head = group.y;
-    let row = min(token, params.count - 1u);
-    let start = (row * params.heads + head) * QUADS;
-    let stride = params.heads / params.group * QUADS;
+    let kv_stride = params.heads / params.group * QUADS;
     let kv_start = head / params.group * QUADS;
-    // Keys that the query sees, and those that any query of the workgroup sees.
-    let visible = params.prefix + row + 1u;
-    let end = params.prefix + min((group.x + 1u) * LANES, params.count);
+    // The lane's queries are LANES apart, so that neighbouring lanes have neighbouring queries.
+    let token = group.x * LANES * TILE + lane;
+    // Keys that any query of the workgroup sees.
+    let end = params.prefix + min((group.x + 1u) * LANES * TILE, params.count);
 
-    var query: array<vec4<f32>, QUADS>;
-    var acc: array<vec4<f32>, QUADS>;
-    for (var i = 0u; i < QUADS; i++) { query[i] = q[start + i] * params.scale; }
-    var best = EMPTY;
-    var total = 0.0;
+    var query: array<array<vec4<f32>, QUADS>, TILE>;
+    var acc: array<array<vec4<f32>, QUADS>, TILE>;
+    var best: array<f32, TILE>;
+    var total: array<f32, TILE>;
+    for (var t = 0u; t < TILE; t++) {
+        let start = (min(token + t * LANES, params.count - 1u) * params.heads + head) * QUADS;
+        for (var i = 0u; i < QUADS; i++) { query[t][i] = q[start + i] * params.scale; }
+        best[t] = EMPTY;
+    }
 
-    for (var first = 0u; first < end; first += 4u) {
-        let rows = vec4(first) + vec4(0u, 1u, 2u, 3u);
-        let at = min(rows, vec4(end - 1u)) * stride + kv_start;
-        var score = vec4(0.0);
+    for (var first = 0u; first < end; first += 2u) {
+        let rows = vec2(first) + vec2(0u, 1u);
+        let at = min(rows, vec2(end - 1u)) * kv_stride + kv_start;
+        var score: array<vec2<f32>, TILE>;
         for (var i = 0u; i < QUADS; i++) {
-            let x = query[i];
-            score += vec4(dot(x, k[at.x + i]), dot(x, k[at.y + i]), dot(x, k[at.z + i]), dot(x, k[at.w + i]));
+            let a = k[at.x + i];
+            let b = k[at.y + i];
+            for (var t = 0u; t < TILE; t++) {
+                let x = query[t][i];
+                score[t] += vec2(dot(x, a), dot(x, b));
+            }
         }
-        score = select(vec4(EMPTY), score, rows < vec4(visible));
-        // The first four rows hold row 0, which every query sees: from then on `top` is a real score.
-        let top = max(best, max(max(score.x, score.y), max(score.z, score.w)));
-        let fade = exp(best - top);
-        let w = exp(score - top);
-        total = total * fade + dot(w, vec4(1.0));
-        best = top;
+        // Row 0 is in the first pair and every query sees it: from then on `top` is a real score.
+        var fade: array<f32, TILE>;
+        for (var t = 0u; t < TILE; t++) {
+            let visible = params.prefix + min(token + t * LANES, params.count - 1u) + 1u;
+            let seen = select(vec2(EMPTY), score[t], rows < vec2(visible));
+            let top = max(best[t], max(seen.x, seen.y));
+            fade[t] = exp(best[t] - top);
+            score[t] = exp(seen - top);
+            total[t] = total[t] * fade[t] + dot(score[t], vec2(1.0));
+            best[t] = top;
+        }
         for (var i = 0u; i < QUADS; i++) {
-            acc[i] = acc[i] * fade + v[at.x + i] * w.x + v[at.y + i] * w.y + v[at.z + i] * w.z + v[at.w + i] * w.w;
+            let a = v[at.x + i];
+            let b = v[at.y + i];
+            for (var t = 0u; t < TILE; t++) {
+                let w = score[t];
+                acc[t][i] = acc[t][i] * fade[t] + a * w.x + b * w.y;
+            }
         }
     }
 
-    if token >= params.count { return; }
-    for (var i = 0u; i < QUADS; i++) { out[start + i] = acc[i] / total; }
-    lse[row * params.heads + head] = best + log(total);
+    for (var t = 0u; t < TILE; t++) {
+        let row = token + t * LANES;
+        if row < params.count {
+            let start = (row * params.heads + head) * QUADS;
+            for (var i = 0u; i < QUADS; i++) { out[start + i] = acc[t][i] / total[t]; }
+            lse[row * params.heads + head] = best[t] + log(total[t]);
+        }
+    }
 }

@@ -1,8 +1,8 @@
 //! Causal attention of a block of queries over dense keys and values: online softmax (Milakov and Gimelshein,
 //! arXiv 1805.02867), so that no matrix of scores exists.
 //!
-//! Both families run the same shader: one lane per query keeps its query and its sums in registers, and its
-//! workgroup reads each key once at an address that all its lanes share.
+//! Both families run the same shader: a lane keeps a few queries and their sums in registers, and its workgroup
+//! reads each key at an address that all its lanes share.
 
 use super::check::{Check, Noise, poisoned};
 use super::kv_row::Heads;
@@ -22,16 +22,21 @@ struct Params {
     scale: f32,
 }
 
-/// Queries of one workgroup.
-fn lanes(family: Family) -> usize {
+/// Lanes of a workgroup, and queries of a lane. A software adapter reads even a shared address lane by lane, so a
+/// lane takes as many queries as the caches hold sums for (and as compile in a few seconds).
+fn shape(family: Family, head_dim: usize) -> (usize, usize) {
     match family {
-        Family::Lanes => 16,
-        Family::Groups => 64,
+        Family::Lanes => (8, (512 / head_dim.max(1)).clamp(1, 8)),
+        Family::Groups => (64, 1),
     }
 }
 
 fn key(family: Family, head_dim: usize) -> ShaderKey {
-    ShaderKey::new(SHADER).with("HEAD_DIM", head_dim as u32).with("LANES", lanes(family) as u32)
+    let (lanes, tile) = shape(family, head_dim);
+    ShaderKey::new(SHADER)
+        .with("HEAD_DIM", head_dim as u32)
+        .with("LANES", lanes as u32)
+        .with("TILE", tile as u32)
 }
 
 /// Both families on heads of 64 and 80.
@@ -66,7 +71,8 @@ pub fn attention_prefill(
         scale,
     };
     let bindings = [q.bind(), k.bind(), v.bind(), out.bind(), lse.bind()];
-    let grid = [count.div_ceil(lanes(family)) as u32, heads.query as u32, 1];
+    let (lanes, tile) = shape(family, heads.dim);
+    let grid = [count.div_ceil(lanes * tile) as u32, heads.query as u32, 1];
     rec.dispatch(&kernel, &params, &bindings, grid)
 }
 
