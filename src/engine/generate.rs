@@ -122,8 +122,9 @@ impl Session {
         if !self.tokens.is_empty() {
             return Err(crate::Error::Invalid("only an empty session can be warmed up".to_owned()));
         }
-        self.append(&[0; WARM_UP_TOKENS])?;
-        let options = GenerateOptions { max_tokens: WARM_UP_TOKENS, stop: Some(Vec::new()), ..Default::default() };
+        self.append(&vec![0; WARM_UP_TOKENS.min(self.context - 1)])?;
+        let options =
+            GenerateOptions { max_tokens: WARM_UP_TOKENS, stop: Some(Vec::new()), ..Default::default() };
         let mut answer = self.generate(&options)?;
         while let Some(token) = answer.next().await {
             token?;
