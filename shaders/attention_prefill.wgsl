@@ -1,7 +1,8 @@
 // attention_prefill: causal attention of a block of queries over dense keys and values.
 // q [count, H * hd] · k, v [prefix + count, G * hd] · out [count, H * hd] · lse [count, H]
 // grid (count / (LANES * TILE), H): one lane per TILE queries. The lanes of a workgroup walk the keys together and
-// read each at one address; a pair of keys serves all the lane's queries and one update of their softmax.
+// read each at one address; eight keys serve all the lane's queries and one update of their softmax.
+// With SUBGROUPS, which have eight lanes or more, each lane loads one key's quad and hands it round.
 
 struct Params { count: u32, prefix: u32, heads: u32, group: u32, scale: f32 }
 
@@ -17,11 +18,26 @@ const EMPTY: f32 = -3.4e38;
 @group(0) @binding(4) var<storage, read_write> out: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read_write> lse: array<f32>;
 
+#ifdef SUBGROUPS
+fn spread(own: vec4<f32>) -> array<vec4<f32>, 8> {
+    return array<vec4<f32>, 8>(
+        subgroupBroadcast(own, 0u), subgroupBroadcast(own, 1u), subgroupBroadcast(own, 2u), subgroupBroadcast(own, 3u),
+        subgroupBroadcast(own, 4u), subgroupBroadcast(own, 5u), subgroupBroadcast(own, 6u), subgroupBroadcast(own, 7u),
+    );
+}
+#endif
+
 @compute @workgroup_size(#{LANES})
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+#ifdef SUBGROUPS
+    @builtin(subgroup_invocation_id) subgroup_lane: u32,
+#endif
+) {
     let head = group.y;
-    let kv_stride = params.heads / params.group * QUADS;
-    let kv_start = head / params.group * QUADS;
+    let stride = params.heads / params.group * QUADS;
+    let offset = head / params.group * QUADS;
     // The lane's queries are LANES apart, so that neighbouring lanes have neighbouring queries.
     let token = group.x * LANES * TILE + lane;
     // Keys that any query of the workgroup sees.
@@ -31,41 +47,63 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var acc: array<array<vec4<f32>, QUADS>, TILE>;
     var best: array<f32, TILE>;
     var total: array<f32, TILE>;
+#ifdef SUBGROUPS
+    let own = subgroup_lane % 8u;
+#endif
     for (var t = 0u; t < TILE; t++) {
         let start = (min(token + t * LANES, params.count - 1u) * params.heads + head) * QUADS;
         for (var i = 0u; i < QUADS; i++) { query[t][i] = q[start + i] * params.scale; }
         best[t] = EMPTY;
     }
 
-    for (var first = 0u; first < end; first += 2u) {
-        let rows = vec2(first) + vec2(0u, 1u);
-        let at = min(rows, vec2(end - 1u)) * kv_stride + kv_start;
-        var score: array<vec2<f32>, TILE>;
+    for (var first = 0u; first < end; first += 8u) {
+        // Where the eight rows start; past the end the last one is repeated, and not seen.
+#ifdef SUBGROUPS
+        let at = min(first + own, end - 1u) * stride + offset;
+#else
+        var at: array<u32, 8>;
+        for (var r = 0u; r < 8u; r++) { at[r] = min(first + r, end - 1u) * stride + offset; }
+#endif
+        var score: array<array<f32, 8>, TILE>;
         for (var i = 0u; i < QUADS; i++) {
-            let a = k[at.x + i];
-            let b = k[at.y + i];
+#ifdef SUBGROUPS
+            var keys = spread(k[at + i]);
+#else
+            var keys: array<vec4<f32>, 8>;
+            for (var r = 0u; r < 8u; r++) { keys[r] = k[at[r] + i]; }
+#endif
             for (var t = 0u; t < TILE; t++) {
-                let x = query[t][i];
-                score[t] += vec2(dot(x, a), dot(x, b));
+                for (var r = 0u; r < 8u; r++) { score[t][r] += dot(query[t][i], keys[r]); }
             }
         }
-        // Row 0 is in the first pair and every query sees it: from then on `top` is a real score.
+        // Row 0 is in the first eight and every query sees it: from then on `top` is a real score.
         var fade: array<f32, TILE>;
         for (var t = 0u; t < TILE; t++) {
             let visible = params.prefix + min(token + t * LANES, params.count - 1u) + 1u;
-            let seen = select(vec2(EMPTY), score[t], rows < vec2(visible));
-            let top = max(best[t], max(seen.x, seen.y));
+            var top = best[t];
+            for (var r = 0u; r < 8u; r++) {
+                score[t][r] = select(EMPTY, score[t][r], first + r < visible);
+                top = max(top, score[t][r]);
+            }
             fade[t] = exp(best[t] - top);
-            score[t] = exp(seen - top);
-            total[t] = total[t] * fade[t] + dot(score[t], vec2(1.0));
+            total[t] *= fade[t];
+            for (var r = 0u; r < 8u; r++) {
+                score[t][r] = exp(score[t][r] - top);
+                total[t] += score[t][r];
+            }
             best[t] = top;
         }
         for (var i = 0u; i < QUADS; i++) {
-            let a = v[at.x + i];
-            let b = v[at.y + i];
+#ifdef SUBGROUPS
+            var values = spread(v[at + i]);
+#else
+            var values: array<vec4<f32>, 8>;
+            for (var r = 0u; r < 8u; r++) { values[r] = v[at[r] + i]; }
+#endif
             for (var t = 0u; t < TILE; t++) {
-                let w = score[t];
-                acc[t][i] = acc[t][i] * fade[t] + a * w.x + b * w.y;
+                var sum = acc[t][i] * fade[t];
+                for (var r = 0u; r < 8u; r++) { sum += values[r] * score[t][r]; }
+                acc[t][i] = sum;
             }
         }
     }

@@ -52,7 +52,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let start = (min(params.source_first + from_row, last) * params.kv_heads + head) * HEAD_DIM;
     for (var i = member; i < HEAD_DIM; i += TEAM) { row[i] = source[start + i]; }
     sync();
-    prepare(BITS, member);
+    if BITS == 4u { hadamard(member); }
+    find_scales(BITS, member);
     let at = slot * params.kv_heads + head;
     for (var i = member; i < words_per_row(BITS); i += TEAM) {
         words[at * words_per_row(BITS) + i] = pack_word(BITS, i);
