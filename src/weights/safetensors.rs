@@ -70,6 +70,7 @@ pub(super) fn parse(file: &str, source: usize, bytes: &[u8]) -> Result<Vec<Tenso
 ///
 /// # Errors
 /// [`Error::Format`] if the index is not one, or names a shard that is not simply a file beside it.
+#[cfg(not(target_arch = "wasm32"))]
 pub(super) fn shards(file: &str, index: &[u8]) -> Result<BTreeMap<String, Vec<String>>> {
     #[derive(serde::Deserialize)]
     struct Index {
