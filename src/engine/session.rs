@@ -136,6 +136,26 @@ impl Session {
         }
     }
 
+    /// The positions whose rows live in a layer, ascending: one list, or one for each KV head when heads choose
+    /// their own.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a layer that the model does not have, [`Error::DeviceLost`].
+    pub async fn positions(&mut self, layer: usize) -> Result<Vec<Vec<u32>>> {
+        let Some(&rows) = self.cache.rows().get(layer) else {
+            let layers = self.cache.rows().len();
+            return Err(Error::Invalid(format!("there is no layer {layer}; the model has {layers}")));
+        };
+        let pool = self.cache.layer(layer);
+        let (book, capacity) = (self.rec.read(&pool.book, 0, pool.book.len()), pool.capacity);
+        self.rec.submit();
+        let book = book.await?;
+        self.model.gpu().check()?;
+        // A set's four regions begin with the slots of its live rows, then the positions by slot.
+        let live = |set: &[u32]| set[..rows].iter().map(|&slot| set[capacity + slot as usize]).collect();
+        Ok(book.chunks_exact(4 * capacity).map(live).collect())
+    }
+
     /// How long the last answer took.
     pub fn timing(&self) -> Timing {
         self.timing
