@@ -147,6 +147,7 @@ fn creates_nothing(policy: impl Policy + 'static, from: usize, to: usize) -> (Ve
         after.pipelines - before.pipelines,
     ];
     assert_eq!(made, [0; 3], "buffers, bind groups and pipelines");
+    assert_eq!(after.pipelines, seen[1].pipelines, "everything is compiled before the second token");
     (answer.session().kv().rows_per_layer, (after.dispatches - before.dispatches) / (to - from) as u64)
 }
 
@@ -159,7 +160,7 @@ fn a_warm_step_creates_nothing() {
     assert!(rows.iter().all(|&n| n == rows[0]), "{rows:?}");
     assert!((30 * 7..=30 * 7 + 4).contains(&dispatches), "{dispatches} dispatches for a token");
 
-    // The first block is thinned at the 28th token and the second one 20 later; the first one is the warm-up.
+    // The first block is thinned at the 28th token and the second one 20 later; the first one makes bind groups.
     let (rows, dispatches) = creates_nothing(Pyramid::with_budget(Budget::Share(0.8)), 30, 54);
     assert!(rows[29] + 2 * 12 < rows[0], "two blocks are thinned: {rows:?}");
     assert!((30 * 8..=30 * 8 + 6).contains(&dispatches), "{dispatches} dispatches for a token");
