@@ -201,7 +201,7 @@ fn unsound_vocabularies_are_named() {
     let byte = || byte_level(None);
     let with = |change: fn(&mut Vocabulary), mut vocabulary: Vocabulary| {
         change(&mut vocabulary);
-        Text::from_vocabulary(vocabulary).err().expect("refused").to_string()
+        Text::from_vocabulary(vocabulary).expect_err("refused").to_string()
     };
     for (error, part) in [
         (with(|v| v.tokens.clear(), byte()), "no tokens"),
@@ -265,7 +265,7 @@ fn files_say_the_same_as_a_vocabulary() {
 #[test]
 fn unsound_files_are_named() {
     let refused = |tokenizer: &[u8], config: Option<&[u8]>, template: Option<&[u8]>| {
-        Text::from_files(tokenizer, config, None, template).err().expect("refused").to_string()
+        Text::from_files(tokenizer, config, None, template).expect_err("refused").to_string()
     };
     let good = tokenizer_json().to_string().into_bytes();
     let mut no_decoder = tokenizer_json();

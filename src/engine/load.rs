@@ -64,8 +64,11 @@ impl Model {
     }
 }
 
-/// The tokenizer and chat template of a model file.
-pub(crate) fn read_text(file: &ModelFile) -> Result<Text> {
+/// The tokenizer and chat template of a model file, without loading it.
+///
+/// # Errors
+/// [`Error::Format`] when a part is missing or damaged, [`Error::Text`] when it is one that benben does not know.
+pub fn read_text(file: &ModelFile) -> Result<Text> {
     if file.kind() == FileKind::Safetensors {
         let tokenizer = file
             .sidecar("tokenizer.json")

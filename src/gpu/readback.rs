@@ -93,7 +93,9 @@ impl<T: Element> Future for Pending<T> {
 #[derive(Debug)]
 pub(super) struct Poller {
     #[cfg(not(target_arch = "wasm32"))]
-    queue: std::sync::mpsc::Sender<(wgpu::SubmissionIndex, Vec<Signal>)>,
+    queue: Option<std::sync::mpsc::Sender<(wgpu::SubmissionIndex, Vec<Signal>)>>,
+    #[cfg(not(target_arch = "wasm32"))]
+    thread: Option<std::thread::JoinHandle<()>>,
 }
 
 /// Polls after which a signal that a finished submission did not fire counts as lost: half a second and more.
@@ -122,16 +124,32 @@ impl Poller {
             }
         };
         // Without a thread no read-back resolves; the system that refuses one thread is out of resources.
-        if let Err(e) = std::thread::Builder::new().name("benben-poll".to_owned()).spawn(work) {
+        let started = std::thread::Builder::new().name("benben-poll".to_owned()).spawn(work);
+        if let Err(e) = &started {
             eprintln!("benben: cannot start the thread that waits for the GPU: {e}");
         }
-        Self { queue }
+        Self { queue: Some(queue), thread: started.ok() }
     }
 
     /// Sees to it that the signals fire once the submission has run.
     pub fn watch(&self, submission: wgpu::SubmissionIndex, signals: Vec<Signal>) {
         // The receiver lives as long as the thread; if that could not start, new() has said so.
-        let _ = self.queue.send((submission, signals));
+        let _ = self.queue.as_ref().map(|queue| queue.send((submission, signals)));
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Drop for Poller {
+    /// Ends the thread before the device goes: a program that returns from `main` while a thread destroys the
+    /// device crashes in drivers whose own clean-up runs at exit.
+    fn drop(&mut self) {
+        self.queue = None;
+        // A waker may own the last Gpu, and then this is that thread.
+        let other =
+            |thread: &std::thread::JoinHandle<()>| thread.thread().id() != std::thread::current().id();
+        if let Some(thread) = self.thread.take().filter(other) {
+            let _ = thread.join();
+        }
     }
 }
 

@@ -64,7 +64,7 @@ impl Noise {
 
     /// A value between 0 and `end`, without `end`.
     pub fn below(&mut self, end: u32) -> u32 {
-        ((self.bits() >> 32) * u64::from(end) >> 32) as u32
+        (((self.bits() >> 32) * u64::from(end)) >> 32) as u32
     }
 
     /// A value in -1..1.

@@ -101,10 +101,10 @@ mod tests {
         for step in 1..=steps {
             rows.iter_mut().for_each(|n| *n += 1);
             let first_rows = rows[0];
-            for l in 0..layers {
-                if let Some(thin) = state.due(l, rows[l], first_rows) {
+            for (l, rows) in rows.iter_mut().enumerate() {
+                if let Some(thin) = state.due(l, *rows, first_rows) {
                     assert!(thin.start + 1 >= prompt, "the prompt's rows are never thinned");
-                    rows[l] -= thin.block - thin.keep;
+                    *rows -= thin.block - thin.keep;
                     first.get_or_insert(step);
                 }
             }

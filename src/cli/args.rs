@@ -1,0 +1,214 @@
+//! Flags that say where a model runs, how it is loaded and how it answers.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use benben::plan::{Limits, Plan};
+use benben::weights::ModelFile;
+use benben::{
+    AdapterChoice, GenerateOptions, Gpu, KvOptions, LoadOptions, Model, Result, RowFormat, Sampling, Session,
+    SessionOptions,
+};
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// The most tokens of a context, and the most that any count may ask for.
+const MOST_TOKENS: usize = 1 << 24;
+
+#[derive(Debug, clap::Args)]
+pub struct DeviceArgs {
+    /// The adapter: its index in `benben doctor`, or a part of its name [default: the fastest]
+    #[arg(long, value_name = "NAME|INDEX")]
+    adapter: Option<AdapterChoice>,
+}
+
+impl DeviceArgs {
+    pub async fn open(&self) -> Result<Gpu> {
+        Gpu::open(&self.adapter.clone().unwrap_or_default()).await
+    }
+}
+
+/// The format that weights are kept in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Weights {
+    /// The one nearest to the file's, matrix by matrix.
+    Auto,
+    F16,
+    Q8,
+    Q4,
+}
+
+impl Weights {
+    pub fn format(self) -> Option<RowFormat> {
+        match self {
+            Self::Auto => None,
+            Self::F16 => Some(RowFormat::F16),
+            Self::Q8 => Some(RowFormat::Q8),
+            Self::Q4 => Some(RowFormat::Q4),
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub struct LoadArgs {
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Keep the weights in this format
+    #[arg(long, value_enum, default_value = "auto")]
+    pub weights: Weights,
+    /// Use at most this much memory on the device, for example 2GiB
+    #[arg(long, value_name = "BYTES", value_parser = size)]
+    memory: Option<u64>,
+    /// Tokens that prompt and answers may have together
+    #[arg(long, value_name = "TOKENS", value_parser = count)]
+    pub context: Option<usize>,
+}
+
+impl LoadArgs {
+    /// Opens the file and the device and loads the one onto the other, with a progress bar on a terminal.
+    pub async fn load(&self, path: &Path, kv: &KvOptions) -> Result<Arc<Model>> {
+        let file = ModelFile::open(path)?;
+        let gpu = self.device.open().await?;
+        let options = LoadOptions {
+            weights: self.weights.format(),
+            memory: self.memory,
+            kv: kv.clone(),
+            context: self.context,
+        };
+        let bar = bar("loading {bar:30} {bytes} of {total_bytes}");
+        let model = Model::from_file(&gpu, &file, &options, |progress| {
+            bar.set_length(progress.total);
+            bar.set_position(progress.done);
+        });
+        let model = model.await;
+        bar.finish_and_clear();
+        model
+    }
+
+    /// A session of `--context` tokens, or of `context` without the flag, within `--memory`.
+    pub fn session(&self, model: &Arc<Model>, kv: &KvOptions, context: usize) -> Result<Session> {
+        let context = self.context.unwrap_or(context);
+        if let Some(memory) = self.memory {
+            let rest = memory.saturating_sub(model.gpu().bytes().weights);
+            let plan = Plan::session(model.config(), kv, context)?;
+            plan.check(&Limits::of(model.gpu(), Some(rest)))?;
+        }
+        Session::new(model, &SessionOptions { kv: kv.clone(), context: Some(context) })
+    }
+}
+
+/// A progress bar that only a terminal shows.
+pub fn bar(template: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(0).with_style(style)
+}
+
+#[derive(Debug, clap::Args)]
+pub struct AnswerArgs {
+    /// Most tokens of an answer
+    #[arg(long, value_name = "N", default_value = "256", value_parser = count)]
+    pub max_tokens: usize,
+    /// Flatten the distribution (above 1) or sharpen it (below 1); 0 takes the most probable token
+    #[arg(long, value_name = "T", default_value = "0", value_parser = temperature, allow_negative_numbers = true)]
+    temperature: f32,
+    /// Draw from this many of the most probable tokens; 0 is all
+    #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true)]
+    top_k: u32,
+    /// Draw from the fewest tokens that together reach this probability
+    #[arg(long, value_name = "P", default_value = "1", value_parser = share, allow_negative_numbers = true)]
+    top_p: f32,
+    /// Drop tokens less probable than this fraction of the most probable one
+    #[arg(long, value_name = "P", default_value = "0", value_parser = fraction, allow_negative_numbers = true)]
+    min_p: f32,
+    /// Make the last tokens less probable (above 1)
+    #[arg(long, value_name = "X", default_value = "1", value_parser = penalty, allow_negative_numbers = true)]
+    repetition_penalty: f32,
+    /// Draw the same tokens for the same seed
+    #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true)]
+    seed: u32,
+}
+
+impl AnswerArgs {
+    pub fn options(&self) -> GenerateOptions {
+        let sampling = Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            seed: self.seed,
+        };
+        GenerateOptions { max_tokens: self.max_tokens, sampling, stop: None }
+    }
+}
+
+/// A number of tokens, rows or runs.
+pub fn count(text: &str) -> Result<usize, String> {
+    let expected = format!("expected a whole number from 1 to {MOST_TOKENS}");
+    text.parse().ok().filter(|n| (1..=MOST_TOKENS).contains(n)).ok_or(expected)
+}
+
+/// A part of something that must not be nothing.
+pub fn share(text: &str) -> Result<f32, String> {
+    number(text, "above 0 and at most 1", |x| x > 0.0 && x <= 1.0)
+}
+
+fn fraction(text: &str) -> Result<f32, String> {
+    number(text, "from 0 to 1", |x| (0.0..=1.0).contains(&x))
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    number(text, "from 0 to 100", |x| (0.0..=100.0).contains(&x))
+}
+
+fn penalty(text: &str) -> Result<f32, String> {
+    number(text, "above 0 and at most 100", |x| x > 0.0 && x <= 100.0)
+}
+
+/// NaN fits nowhere: every comparison with it is false.
+fn number(text: &str, range: &str, fits: impl Fn(f32) -> bool) -> Result<f32, String> {
+    text.parse().ok().filter(|&x| fits(x)).ok_or_else(|| format!("expected a number {range}"))
+}
+
+/// Bytes, with or without a unit.
+fn size(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, f64); 7] = [
+        ("kib", 1024.0),
+        ("mib", 1048576.0),
+        ("gib", 1073741824.0),
+        ("kb", 1e3),
+        ("mb", 1e6),
+        ("gb", 1e9),
+        ("b", 1.0),
+    ];
+    let lower = text.to_ascii_lowercase();
+    let with_unit = UNITS.iter().find_map(|(name, unit)| Some((lower.strip_suffix(name)?, *unit)));
+    let (number, unit) = with_unit.unwrap_or((&lower, 1.0));
+    let bytes = number.trim().parse().ok().map(|n: f64| n * unit).filter(|n| (1.0..1e18).contains(n));
+    bytes.map(|n| n as u64).ok_or_else(|| "expected a number of bytes, for example 2GiB or 500MB".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(size("2GiB"), Ok(2 << 30));
+        assert_eq!(size("1.5 MB"), Ok(1_500_000));
+        assert_eq!(size("4096"), Ok(4096));
+        for absurd in ["", "GiB", "-1", "0", "1e40GiB", "NaN", "inf", "2 TiB!"] {
+            assert!(size(absurd).is_err(), "{absurd}");
+        }
+    }
+
+    #[test]
+    fn ranges_refuse_what_is_not_in_them() {
+        assert_eq!((share("1"), share("0.25")), (Ok(1.0), Ok(0.25)));
+        for absurd in ["0", "1.5", "-0.1", "NaN", "inf", "much"] {
+            assert!(share(absurd).is_err(), "{absurd}");
+        }
+        assert!(count("0").is_err() && count("-3").is_err() && count("16777217").is_err());
+        assert!(temperature("-1").is_err() && temperature("nan").is_err() && penalty("0").is_err());
+    }
+}

@@ -1,0 +1,176 @@
+//! `benben bench`: prefill and decode speed, beside the bandwidth that the adapter reaches at best.
+//!
+//! A short answer comes first, so that no shader is compiled while the clock runs. Each number is the median of
+//! the runs.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use benben::model::SyntheticPreset;
+use benben::{Error, GenerateOptions, KvOptions, Model, Result, RowFormat, Session};
+use serde::Serialize;
+
+use super::Outcome;
+use super::args::{LoadArgs, count};
+use super::kv_args::{KvArgs, KvLabel};
+use super::measure::{copy_rate, median};
+use super::report::{self, Table, bytes};
+
+/// Tokens of the warm-up: enough that every policy drops some, so that its kernels run too.
+const WARM_UP: usize = 128;
+
+#[derive(Debug, clap::Args)]
+pub struct BenchArgs {
+    /// A GGUF file, or a directory with safetensors
+    #[arg(required_unless_present = "synthetic", conflicts_with = "synthetic")]
+    model: Option<PathBuf>,
+    /// Random weights in the shape of a published model: tiny, smollm2-135m, llama3-8b, llama2-13b, ...
+    #[arg(long, value_name = "NAME")]
+    synthetic: Option<String>,
+    /// Tokens of the prompt
+    #[arg(long, value_name = "N", default_value = "512", value_parser = count)]
+    prompt_tokens: usize,
+    /// Tokens to generate
+    #[arg(long, value_name = "N", default_value = "32", value_parser = count)]
+    max_tokens: usize,
+    /// Times to measure
+    #[arg(long, value_name = "N", default_value = "3", value_parser = count)]
+    runs: usize,
+    #[command(flatten)]
+    load: LoadArgs,
+    #[command(flatten)]
+    kv: KvArgs,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Report {
+    model: String,
+    adapter: String,
+    #[serde(flatten)]
+    kv: KvLabel,
+    prompt_tokens: usize,
+    max_tokens: usize,
+    runs: usize,
+    prefill_tokens_per_second: Option<f64>,
+    decode_tokens_per_second: Option<f64>,
+    time_to_first_token_seconds: Option<f64>,
+    copy_gb_per_second: f64,
+    weight_gb_per_second: Option<f64>,
+    weight_share_of_copy: Option<f64>,
+    dispatches_per_token: Option<f64>,
+    kv_bytes: u64,
+    kv_bytes_full_f16: u64,
+    peak_bytes: u64,
+}
+
+pub async fn run(args: &BenchArgs) -> Outcome {
+    let kv = args.kv.options()?;
+    let model = model(args, &kv).await?;
+    let gpu = model.gpu();
+    let copy = copy_rate(gpu).await?;
+    let mut session = args.load.session(&model, &kv, args.prompt_tokens + args.max_tokens)?;
+    measure(&mut session, args.prompt_tokens.min(WARM_UP), 2).await?;
+    gpu.reset_peak();
+
+    let mut runs = Vec::new();
+    for _ in 0..args.runs {
+        runs.push(measure(&mut session, args.prompt_tokens, args.max_tokens).await?);
+    }
+    let over = |value: fn(&Run) -> Option<f64>| median(runs.iter().filter_map(value).collect());
+    let decode = over(|run| run.decode);
+    let weights = decode.map(|rate| rate * model.bytes_per_step() as f64 / 1e9);
+    let rows = session.kv();
+    let report = Report {
+        model: model.config().name.clone(),
+        adapter: gpu.describe(),
+        kv: KvLabel::of(&kv),
+        prompt_tokens: args.prompt_tokens,
+        max_tokens: args.max_tokens,
+        runs: args.runs,
+        prefill_tokens_per_second: over(|run| Some(run.prefill)),
+        decode_tokens_per_second: decode,
+        time_to_first_token_seconds: over(|run| Some(run.first_token)),
+        copy_gb_per_second: copy,
+        weight_gb_per_second: weights,
+        weight_share_of_copy: weights.map(|rate| rate / copy),
+        dispatches_per_token: over(|run| run.dispatches),
+        kv_bytes: rows.bytes,
+        kv_bytes_full_f16: rows.bytes_full_f16,
+        peak_bytes: gpu.bytes().peak,
+    };
+    if args.json { report::json(&report) } else { Ok(report::say(&report.table())?) }
+}
+
+async fn model(args: &BenchArgs, kv: &KvOptions) -> Result<Arc<Model>> {
+    match (&args.synthetic, &args.model) {
+        (Some(name), _) => {
+            let preset = SyntheticPreset::named(name)?;
+            let gpu = args.load.device.open().await?;
+            Model::synthetic(&gpu, &preset, args.load.weights.format().unwrap_or(RowFormat::Q4)).await
+        }
+        (None, Some(path)) => args.load.load(path, kv).await,
+        (None, None) => Err(Error::Invalid("give a model, or a shape with --synthetic".to_owned())),
+    }
+}
+
+/// One run's numbers; `None` for a rate that takes more tokens than there were.
+struct Run {
+    prefill: f64,
+    first_token: f64,
+    decode: Option<f64>,
+    dispatches: Option<f64>,
+}
+
+/// Answers a prompt of `prompt` arbitrary tokens with exactly `answer` tokens.
+async fn measure(session: &mut Session, prompt: usize, answer: usize) -> Result<Run> {
+    let gpu = session.model().gpu().clone();
+    let vocab = session.model().config().vocab;
+    let ids: Vec<u32> = (0..prompt).map(|i| ((1000 + 7 * i % 4096) % vocab) as u32).collect();
+    session.clear();
+    session.append(&ids)?;
+    let options =
+        GenerateOptions { max_tokens: answer, stop: Some(Vec::new()), ..GenerateOptions::default() };
+    let mut generation = session.generate(&options)?;
+    let mut dispatches = Vec::new();
+    while let Some(id) = generation.next().await {
+        id?;
+        dispatches.push(gpu.counters().dispatches);
+    }
+    drop(generation);
+    // Steps are submitted ahead: between two tokens one step is recorded, and none near the end.
+    let steps = dispatches.windows(2).map(|pair| (pair[1] - pair[0]) as f64).filter(|&n| n > 0.0);
+    let timing = session.timing();
+    Ok(Run {
+        prefill: timing.prefill_rate(),
+        first_token: timing.prefill.as_secs_f64(),
+        decode: (timing.answer_tokens > 1).then(|| timing.decode_rate()),
+        dispatches: median(steps.collect()),
+    })
+}
+
+impl Report {
+    fn table(&self) -> String {
+        let number =
+            |value: Option<f64>, unit: &str| value.map_or("-".to_owned(), |x| format!("{x:.2} {unit}"));
+        let mut table = Table::default();
+        let mut row = |name: &str, value: String| table.row([name.to_owned(), value]);
+        row("prefill", number(self.prefill_tokens_per_second, "tokens/s"));
+        row("decode", number(self.decode_tokens_per_second, "tokens/s"));
+        row("time to first token", number(self.time_to_first_token_seconds, "s"));
+        row("weights read", number(self.weight_gb_per_second, "GB/s"));
+        row("copy, for comparison", number(Some(self.copy_gb_per_second), "GB/s"));
+        row("weights read / copy", number(self.weight_share_of_copy.map(|x| 100.0 * x), "%"));
+        row("dispatches per token", self.dispatches_per_token.map_or("-".to_owned(), |n| n.to_string()));
+        row("KV cache", bytes(self.kv_bytes));
+        row("full f16 cache", bytes(self.kv_bytes_full_f16));
+        row("peak on the device", bytes(self.peak_bytes));
+        format!(
+            "{} on {}\nKV cache {}; {} prompt tokens, {} new; median of {}\n\n{table}",
+            self.model, self.adapter, self.kv, self.prompt_tokens, self.max_tokens, self.runs
+        )
+    }
+}

@@ -1,0 +1,121 @@
+//! `benben doctor`: what the adapters are, whether the kernels compute rightly on one of them, and how fast.
+//!
+//! Its output is meant to be pasted into a bug report.
+
+use benben::Gpu;
+use benben::gpu::{AdapterSummary, adapters};
+use benben::kernels::check::{self, Check};
+use serde_json::{Value, json};
+
+use super::args::DeviceArgs;
+use super::measure::{copy_rate, matvec_rate};
+use super::report;
+use super::{Failure, Outcome};
+
+#[derive(Debug, clap::Args)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(args: &DoctorArgs) -> Outcome {
+    let found = adapters().await;
+    let text = |text: String| if args.json { Ok(()) } else { report::say(&text) };
+    text(overview(&found))?;
+
+    let gpu = args.device.open().await?;
+    let checks = check::all(&gpu).await?;
+    gpu.check()?;
+    text(format!("\nkernels on {}\n{}", gpu.describe(), check_lines(&checks)))?;
+
+    let (copy, matvec) = (copy_rate(&gpu).await?, matvec_rate(&gpu).await?);
+    text(format!("\nbandwidth\n  copy            {copy:.1} GB/s\n  mat-vec, 4 bit  {matvec:.1} GB/s\n"))?;
+    if args.json {
+        report::json(&json_report(&found, &gpu, &checks, copy, matvec))?;
+    }
+    let failed = checks.iter().filter(|check| !check.passed()).count();
+    if failed > 0 {
+        return Err(Failure::Checks { failed, total: checks.len(), adapter: gpu.describe() });
+    }
+    Ok(())
+}
+
+fn overview(found: &[AdapterSummary]) -> String {
+    let (version, os, arch) = (env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH);
+    let adapters: String = found.iter().enumerate().map(|(i, adapter)| describe(i, adapter)).collect();
+    format!("benben {version} on {os} {arch}\n\nadapters\n{adapters}")
+}
+
+fn describe(index: usize, adapter: &AdapterSummary) -> String {
+    let (info, limits) = (&adapter.info, &adapter.limits);
+    let mebibytes = |bytes: u64| format!("{} MiB", bytes >> 20);
+    let features =
+        adapter.features.iter().map(|(name, there)| format!("{name} {}", if *there { "yes" } else { "no" }));
+    format!(
+        "  [{index}] {}\n      {:?}, {}, driver {} {}\n      {}\n      binding {}, buffer {}, workgroup memory {} KiB, \
+         workgroup size {}, storage buffers {}\n",
+        info.name,
+        info.device_type,
+        info.backend,
+        info.driver,
+        info.driver_info,
+        features.collect::<Vec<_>>().join(", "),
+        mebibytes(limits.max_storage_buffer_binding_size),
+        mebibytes(limits.max_buffer_size),
+        limits.max_compute_workgroup_storage_size >> 10,
+        limits.max_compute_invocations_per_workgroup,
+        limits.max_storage_buffers_per_shader_stage,
+    )
+}
+
+/// One line a check, its label last: some are long.
+fn check_lines(checks: &[Check]) -> String {
+    let line = |check: &Check| {
+        let verdict = if check.passed() { "ok" } else { "FAILED" };
+        let Check { label, error, tolerance, values } = check;
+        format!("  {verdict:<6}  {error:>7.1e}  {tolerance:>9.1e}  {values:>6}  {label}\n")
+    };
+    let head = format!("  {:<6}  {:>7}  {:>9}  {:>6}  kernel\n", "", "error", "tolerance", "values");
+    head + &checks.iter().map(line).collect::<String>()
+}
+
+fn json_report(found: &[AdapterSummary], gpu: &Gpu, checks: &[Check], copy: f64, matvec: f64) -> Value {
+    let adapter = |summary: &AdapterSummary| {
+        let (info, limits) = (&summary.info, &summary.limits);
+        json!({
+            "name": info.name,
+            "kind": format!("{:?}", info.device_type),
+            "backend": info.backend.to_string(),
+            "driver": info.driver,
+            "driver_info": info.driver_info,
+            "features": summary.features.iter().map(|&(name, there)| (name.to_owned(), there.into()))
+                .collect::<serde_json::Map<_, _>>(),
+            "max_storage_buffer_binding_size": limits.max_storage_buffer_binding_size,
+            "max_buffer_size": limits.max_buffer_size,
+            "max_compute_workgroup_storage_size": limits.max_compute_workgroup_storage_size,
+            "max_compute_invocations_per_workgroup": limits.max_compute_invocations_per_workgroup,
+            "max_storage_buffers_per_shader_stage": limits.max_storage_buffers_per_shader_stage,
+        })
+    };
+    let check = |check: &Check| {
+        json!({
+            "label": check.label,
+            "values": check.values,
+            "error": check.error,
+            "tolerance": check.tolerance,
+            "passed": check.passed(),
+        })
+    };
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "adapters": found.iter().map(adapter).collect::<Vec<_>>(),
+        "adapter": gpu.describe(),
+        "checks": checks.iter().map(check).collect::<Vec<_>>(),
+        "passed": checks.iter().all(Check::passed),
+        "copy_gb_per_second": copy,
+        "matvec_gb_per_second": matvec,
+    })
+}

@@ -1,0 +1,89 @@
+//! The commands of the program `benben`.
+//!
+//! ```text
+//! args.rs, kv_args.rs   flags that several commands share, checked before anything is opened
+//! measure.rs            medians, and the bandwidth that the adapter reaches
+//! report.rs             numbers and tables for people, JSON for programs
+//! the others            one command each
+//! ```
+//!
+//! An answer goes to stdout, everything said about it to stderr. An error is one sentence and exit status 1; a
+//! flag that makes no sense is status 2.
+
+mod args;
+mod bench;
+mod chat;
+mod doctor;
+mod eval;
+mod info;
+mod kv_args;
+mod measure;
+mod report;
+mod run;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Run language models on any GPU, with a KV cache that is a pyramid.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Answer one prompt.
+    Run(run::RunArgs),
+    /// Talk with a model, turn by turn.
+    Chat(chat::ChatArgs),
+    /// Describe a model file and the memory it would take; needs no GPU.
+    Info(info::InfoArgs),
+    /// Describe the adapters, and check and measure the kernels on one of them.
+    Doctor(doctor::DoctorArgs),
+    /// Measure prefill and decode speed.
+    Bench(bench::BenchArgs),
+    /// Measure the quality that a cache policy leaves.
+    #[command(subcommand)]
+    Eval(eval::EvalCommand),
+}
+
+/// Why a command ended early.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Library(#[from] benben::Error),
+    #[error("cannot write the output: {0}")]
+    Output(#[from] io::Error),
+    #[error("{failed} of {total} kernel checks failed on {adapter}; its answers would be wrong")]
+    Checks { failed: usize, total: usize, adapter: String },
+}
+
+type Outcome<T = ()> = Result<T, Failure>;
+
+/// Runs the command that the arguments of the process name.
+pub fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    let outcome = pollster::block_on(async {
+        match command {
+            Command::Run(args) => run::run(&args).await,
+            Command::Chat(args) => chat::run(&args).await,
+            Command::Info(args) => info::run(&args),
+            Command::Doctor(args) => doctor::run(&args).await,
+            Command::Bench(args) => bench::run(&args).await,
+            Command::Eval(eval::EvalCommand::Ppl(args)) => eval::run(&args).await,
+        }
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read the output has seen enough, as `head` does.
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(failure) => {
+            report::note(&format!("benben: {failure}"));
+            ExitCode::FAILURE
+        }
+    }
+}

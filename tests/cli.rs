@@ -1,0 +1,297 @@
+//! The program as a person meets it: what it refuses and how, and what its commands print.
+#![cfg(feature = "cli")]
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+/// `benben` with these arguments, all its streams piped.
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_benben"));
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // Without this variable Mesa complains on stderr, which the tests read.
+    command.env("XDG_RUNTIME_DIR", std::env::temp_dir());
+    command
+}
+
+/// Runs `benben` with `input` on stdin.
+fn benben(args: &[&str], input: &str) -> Output {
+    let mut child = command(args).spawn().expect("benben starts");
+    // A program that refuses its flags may end before it reads.
+    let _ = child.stdin.take().expect("stdin is piped").write_all(input.as_bytes());
+    child.wait_with_output().expect("benben ends")
+}
+
+/// Runs a command that must succeed; returns its stdout.
+fn succeed(args: &[&str], input: &str) -> String {
+    let output = benben(args, input);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "benben {args:?}: {stderr}");
+    String::from_utf8(output.stdout).expect("stdout is UTF-8")
+}
+
+/// Runs a command that must print one JSON object and nothing else.
+fn json(args: &[&str]) -> Value {
+    let stdout = succeed(args, "");
+    serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("benben {args:?}: {error} in {stdout}"))
+}
+
+/// Runs a command that must fail with `status` and a first line on stderr that contains `words`.
+fn refuse(args: &[&str], status: i32, words: &str) {
+    let output = benben(args, "");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "benben {args:?}: {stderr}");
+    assert!(output.stdout.is_empty(), "benben {args:?} printed on stdout");
+    assert!(!stderr.contains("panicked"), "benben {args:?}: {stderr}");
+    let first = stderr.lines().next().unwrap_or_default();
+    assert!(first.contains(words), "benben {args:?}: '{words}' is not in '{first}'");
+    // Clap adds its own hints after the sentence; an error of benben's is the sentence alone.
+    assert!(status == 2 || (stderr.lines().count() == 1 && first.starts_with("benben: ")), "{stderr}");
+}
+
+/// The model of the tests that need one.
+fn model() -> Option<String> {
+    let model = std::env::var("BENBEN_MODEL").ok();
+    if model.is_none() {
+        eprintln!("SKIPPED: BENBEN_MODEL does not name a model file");
+    }
+    model
+}
+
+fn temporary(name: &str, text: &str) -> PathBuf {
+    let path = std::env::temp_dir().join(format!("benben-cli-{}-{name}", std::process::id()));
+    std::fs::write(&path, text).expect("the temporary directory can be written");
+    path
+}
+
+#[test]
+fn absurd_flags_are_usage_errors() {
+    let cases = [
+        ("--keep 0", "above 0 and at most 1"),
+        ("--keep 2", "above 0 and at most 1"),
+        ("--keep NaN", "above 0 and at most 1"),
+        ("--rows 0", "from 1"),
+        ("--top-p 0", "above 0 and at most 1"),
+        ("--min-p 1.5", "from 0 to 1"),
+        ("--temperature -1", "from 0 to 100"),
+        ("--temperature nan", "from 0 to 100"),
+        ("--repetition-penalty 0", "above 0"),
+        ("--top-k -1", "--top-k"),
+        ("--k-bits 5", "16, 8 or 4"),
+        ("--kv-bits 2", "16, 8 or 4"),
+        ("--max-tokens 0", "from 1"),
+        ("--context 99999999999999999999", "from 1"),
+        ("--memory lots", "number of bytes"),
+        ("--kv square", "--kv"),
+        ("--preset 3b", "--preset"),
+        ("--preset 7b --keep 0.5", "--keep"),
+        ("--rows 9 --keep 0.5", "--keep"),
+        ("--weights q2", "--weights"),
+        ("--raw --system x", "--system"),
+        ("--no-such-flag", "--no-such-flag"),
+    ];
+    for (flags, words) in cases {
+        let args: Vec<&str> =
+            ["run", "no-such.gguf", "-p", "Hi"].into_iter().chain(flags.split(' ')).collect();
+        refuse(&args, 2, words);
+    }
+    refuse(&[], 2, "");
+    refuse(&["run", "no-such.gguf"], 2, "required");
+    refuse(&["bench"], 2, "required");
+}
+
+#[test]
+fn contradictions_and_missing_files_are_one_sentence() {
+    let run = |flags: &[&'static str]| [&["run", "no-such.gguf"], flags].concat();
+    refuse(&run(&["-p", ""]), 1, "the prompt is empty");
+    refuse(&run(&["-p", "-"]), 1, "the prompt is empty");
+    refuse(&run(&["-f", "no-such.txt"]), 1, "cannot read no-such.txt");
+    refuse(&run(&["-p", "Hi"]), 1, "cannot read no-such.gguf");
+    refuse(&run(&["-p", "Hi", "--keep", "0.5"]), 1, "needs --kv");
+    refuse(&run(&["-p", "Hi", "--kv", "tsp", "--preset", "7b"]), 1, "--preset needs --kv pyramid");
+    refuse(&run(&["-p", "Hi", "--per-head"]), 1, "--per-head needs --kv kv-only");
+    refuse(&["info", "no-such.gguf"], 1, "cannot read no-such.gguf");
+    refuse(&["chat", "no-such.gguf"], 1, "cannot read no-such.gguf");
+    refuse(&["bench", "no-such.gguf"], 1, "cannot read no-such.gguf");
+    refuse(&["bench", "--synthetic", "huge"], 1, "no synthetic model 'huge'");
+    refuse(&["eval", "ppl", "no-such.gguf", "no-such.txt"], 1, "cannot read no-such.txt");
+    let damaged = temporary("damaged.gguf", "GGUF and nothing more");
+    refuse(&["info", damaged.to_str().expect("UTF-8")], 1, "damaged or not supported");
+    let _ = std::fs::remove_file(damaged);
+}
+
+#[test]
+fn doctor_finds_every_kernel_right() {
+    let report = json(&["doctor", "--json"]);
+    assert_eq!(report["passed"], true, "{report}");
+    assert!(report["checks"].as_array().is_some_and(|checks| checks.len() > 20), "{report}");
+    assert!(
+        report["copy_gb_per_second"].as_f64() > Some(0.0)
+            && report["matvec_gb_per_second"].as_f64() > Some(0.0)
+    );
+    assert!(report["adapters"][0]["max_buffer_size"].as_u64() > Some(0));
+}
+
+#[test]
+fn an_unknown_adapter_is_refused() {
+    let output = benben(&["doctor", "--json", "--adapter", "abacus"], "");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).starts_with("benben: no GPU adapter named 'abacus'; found: ")
+    );
+}
+
+#[test]
+fn bench_measures_a_synthetic_model() {
+    let flags =
+        "bench --synthetic tiny --prompt-tokens 96 --max-tokens 6 --runs 2 --kv pyramid --keep 0.5 --json";
+    let report = json(&flags.split(' ').collect::<Vec<_>>());
+    for field in [
+        "prefill_tokens_per_second",
+        "decode_tokens_per_second",
+        "time_to_first_token_seconds",
+        "copy_gb_per_second",
+        "weight_gb_per_second",
+        "weight_share_of_copy",
+        "dispatches_per_token",
+        "kv_bytes",
+        "peak_bytes",
+    ] {
+        assert!(report[field].as_f64() > Some(0.0), "{field} of {report}");
+    }
+    assert!(report["kv_bytes"].as_u64() < report["kv_bytes_full_f16"].as_u64(), "{report}");
+    assert_eq!(report["kv"], "pyramid");
+}
+
+#[test]
+fn run_reports_everything_as_json() {
+    let Some(model) = model() else { return };
+    let prompt = ["run", &model, "-p", "What is the capital of France?", "--json", "--max-tokens"];
+    let report = json(&[&prompt[..], &["16"]].concat());
+    assert!(report["text"].as_str().is_some_and(|text| text.contains("Paris")), "{report}");
+    assert_eq!(report["stop_reason"], "stop");
+    let tokens = report["tokens"].as_array().expect("tokens is a list").len();
+    assert!((1..16).contains(&tokens), "{report}");
+    for field in
+        ["prefill_seconds", "decode_seconds", "prefill_tokens_per_second", "decode_tokens_per_second"]
+    {
+        assert!(report[field].as_f64() > Some(0.0), "{field} of {report}");
+    }
+    for field in ["prompt_tokens", "kv_bytes", "peak_bytes"] {
+        assert!(report[field].as_u64() > Some(0), "{field} of {report}");
+    }
+    assert_eq!(report["kv_bytes"], report["kv_bytes_full_f16"], "a full f16 cache is its own yardstick");
+    assert!(report["adapter"].as_str().is_some_and(|adapter| !adapter.is_empty()));
+
+    let report = json(&[&prompt[..], &["2", "--kv-bits", "8"]].concat());
+    assert_eq!((&report["stop_reason"], &report["k_bits"]), (&"length".into(), &8.into()));
+    assert!(report["kv_bytes"].as_u64() < report["kv_bytes_full_f16"].as_u64());
+}
+
+#[test]
+fn run_continues_a_raw_prompt_and_keeps_stderr_apart() {
+    let Some(model) = model() else { return };
+    let output = benben(&["run", &model, "-p", "-", "--raw", "--max-tokens", "4"], "One, two, three,");
+    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stdout).contains("four"), "{output:?}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        stderr.lines().count() == 1 && stderr.contains("prompt tokens") && stderr.contains("KV "),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let Some(model) = model() else { return };
+    let run = |flags: &[&'static str]| [&["run", &model, "-p", "Tell me of pyramids."], flags].concat();
+    refuse(&run(&["--context", "8"]), 1, "but the context holds 8");
+    refuse(&run(&["--memory", "1MB"]), 1, "does not fit");
+    refuse(&run(&["--adapter", "abacus"]), 1, "no GPU adapter named 'abacus'");
+    let text = temporary("short.txt", "Too short.");
+    refuse(&["eval", "ppl", &model, text.to_str().expect("UTF-8")], 1, "the text has");
+    let _ = std::fs::remove_file(text);
+}
+
+/// The numbers of prompt and answer tokens that each `/stats` printed.
+fn stats(stderr: &str) -> Vec<[usize; 2]> {
+    let number = |words: &str| words.split(' ').next().and_then(|n| n.parse().ok());
+    let line = |line: &str| {
+        let (prompt, rest) = line.split_once(" prompt tokens at ")?;
+        Some([number(prompt)?, number(rest.split_once(", ")?.1)?])
+    };
+    stderr.lines().filter_map(line).collect()
+}
+
+#[test]
+fn chat_keeps_the_conversation_and_its_cache() {
+    let Some(model) = model() else { return };
+    let turns = "What is the capital of France?\n/stats\nAnd of Germany?\n/stats\n/nonsense\n/reset\n/quit\n";
+    let output = benben(&["chat", &model, "--max-tokens", "12"], turns);
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{stderr}");
+    let answers: Vec<&str> = stdout.lines().collect();
+    assert!(answers.len() == 2 && answers[0].contains("Paris") && answers[1].contains("Berlin"), "{stdout}");
+    let stats = stats(&stderr);
+    assert!(stats.len() == 2 && stats[1][0] < stats[0][0], "the second turn runs only what is new: {stderr}");
+    assert!(stderr.contains("commands: /reset"), "{stderr}");
+}
+
+#[cfg(unix)]
+#[test]
+fn interrupting_chat_stops_the_answer_alone() {
+    let Some(model) = model() else { return };
+    let mut child = command(&["chat", &model, "--max-tokens", "500"]).spawn().expect("benben starts");
+    let mut stdin = child.stdin.take().expect("stdin is piped");
+    stdin.write_all(b"Tell me a very long story about a pyramid.\n").expect("benben reads");
+    let mut beginning = [0; 8];
+    child.stdout.as_mut().expect("stdout is piped").read_exact(&mut beginning).expect("the story begins");
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(killed.is_ok_and(|status| status.success()), "kill runs");
+    stdin.write_all(b"/stats\n/reset\nWhat is the capital of France?\n").expect("benben goes on");
+    drop(stdin);
+    let output = child.wait_with_output().expect("benben ends");
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success() && stdout.lines().last().is_some_and(|a| a.contains("Paris")),
+        "{output:?}"
+    );
+    assert!(stats(&stderr)[0][1] < 200, "the story was cut short: {stderr}");
+}
+
+#[test]
+fn a_closed_stdout_is_no_error() {
+    let Some(model) = model() else { return };
+    let mut child = command(&["info", &model]).spawn().expect("benben starts");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("benben ends");
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
+fn info_describes_the_model() {
+    let Some(model) = model() else { return };
+    let report = json(&["info", &model, "--json", "--context", "1024"]);
+    assert!(report["parameters"].as_u64() > Some(1_000_000), "{report}");
+    let plans = report["plans"].as_array().expect("plans is a list");
+    let kv = |i: usize, bits: &str| plans[i]["kv_bytes"][bits].as_u64().expect("a number of bytes");
+    assert!(kv(0, "16") > kv(0, "8") && kv(0, "8") > kv(0, "4"), "{report}");
+    assert!(kv(1, "16") < kv(0, "16"), "a pyramid is smaller than the full cache: {report}");
+    assert!(succeed(&["info", &model], "").contains("parameters"));
+}
+
+#[test]
+fn eval_measures_perplexity() {
+    let Some(model) = model() else { return };
+    let text = temporary(
+        "text.txt",
+        &"The quick brown fox jumps over the lazy dog, and then it sleeps. ".repeat(12),
+    );
+    let path = text.to_str().expect("UTF-8");
+    let report = json(&["eval", "ppl", &model, path, "--prefix", "90", "--continuation", "20", "--json"]);
+    let _ = std::fs::remove_file(&text);
+    let perplexity = report["perplexity"].as_f64().expect("a number");
+    assert!((1.0..3.0).contains(&perplexity), "a text that repeats itself is easy to foretell: {report}");
+}
