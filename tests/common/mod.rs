@@ -27,9 +27,9 @@ pub fn model_file() -> Option<PathBuf> {
         let home = env::var_os("HOME")?;
         Some(Path::new(&home).join(".cache/benben/SmolLM2-135M-Instruct.Q4_1.gguf"))
     };
-    let path = env::var_os("BENBEN_MODEL").map(PathBuf::from).or_else(cached)?;
+    let path = env::var_os("BENBEN_MODEL").map(PathBuf::from).or_else(cached).unwrap_or_default();
     if !path.is_file() {
-        skipped(&format!("no model at {} (set BENBEN_MODEL)", path.display()));
+        skipped(&format!("no model at '{}' (set BENBEN_MODEL)", path.display()));
         return None;
     }
     Some(path)
