@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::generate::Timing;
 use crate::gpu::{Class, Recorder, Tensor};
+use crate::kernels::thin;
 use crate::kv::policy::{Thinning, ThinningState};
 use crate::kv::{Cache, KvOptions};
 use crate::model::{DecodeScratch, Model, PrefillScratch};
@@ -136,6 +137,26 @@ impl Session {
         }
     }
 
+    /// The positions whose rows live in a layer, ascending: one list, or one for each KV head when heads choose
+    /// their own.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a layer that the model does not have, [`Error::DeviceLost`].
+    pub async fn positions(&mut self, layer: usize) -> Result<Vec<Vec<u32>>> {
+        let Some(&rows) = self.cache.rows().get(layer) else {
+            let layers = self.cache.rows().len();
+            return Err(Error::Invalid(format!("there is no layer {layer}; the model has {layers}")));
+        };
+        let pool = self.cache.layer(layer);
+        let (book, capacity) = (self.rec.read(&pool.book, 0, pool.book.len()), pool.capacity);
+        self.rec.submit();
+        let book = book.await?;
+        self.model.gpu().check()?;
+        // A set's four regions begin with the slots of its live rows, then the positions by slot.
+        let live = |set: &[u32]| set[..rows].iter().map(|&slot| set[capacity + slot as usize]).collect();
+        Ok(book.chunks_exact(4 * capacity).map(live).collect())
+    }
+
     /// How long the last answer took.
     pub fn timing(&self) -> Timing {
         self.timing
@@ -161,6 +182,10 @@ impl Session {
         let capacity = (0..config.layers).map(|l| self.cache.layer(l).capacity).max().unwrap_or(0);
         if !self.decode.as_ref().is_some_and(|d| d.fits(capacity)) {
             let thins = self.kv.policy.thinning().is_some();
+            if thins {
+                // The first block is due amid an answer, which is no time to compile.
+                thin::variants().iter().try_for_each(|key| gpu.kernel(key).map(drop))?;
+            }
             self.decode = Some(DecodeScratch::new(gpu, config, capacity, thins));
         }
         Ok(())
