@@ -20,6 +20,7 @@ impl Session {
                 "a loss needs a prefix and a continuation of at least one token".to_owned(),
             ));
         }
+        self.check_room(prefix.len(), continuation)?;
         self.clear();
         self.append(prefix)?;
         let mut course = self.begin(continuation.len())?;

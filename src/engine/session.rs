@@ -60,11 +60,6 @@ impl Session {
     pub fn new(model: &Arc<Model>, options: &SessionOptions) -> Result<Self> {
         let config = model.config();
         let context = options.context.unwrap_or(config.context);
-        if context < 2 {
-            return Err(Error::Invalid(format!(
-                "a context of {context} tokens cannot hold a prompt and an answer"
-            )));
-        }
         let kv = options.kv.clone();
         Plan::session(config, &kv, context)?.check(&Limits::of(model.gpu(), None))?;
         let gpu = model.gpu();
@@ -106,21 +101,29 @@ impl Session {
     /// [`Error::ContextFull`] if they and one token of an answer do not fit, [`Error::Invalid`] for an id outside
     /// the vocabulary. Nothing is added then.
     pub fn append(&mut self, tokens: &[u32]) -> Result<()> {
-        let need = self.tokens.len() + tokens.len() + 1;
-        let config = self.model.config();
-        if need > self.context {
-            return Err(Error::ContextFull { need, context: self.context, trained: config.context });
-        }
-        if let Some(id) = tokens.iter().find(|&&id| id as usize >= config.vocab) {
-            return Err(Error::Invalid(format!("token {id} is outside the vocabulary of {}", config.vocab)));
-        }
+        self.check_room(self.tokens.len() + 1, tokens)?;
         self.model.gpu().write(&self.ids, self.tokens.len(), tokens);
         self.tokens.extend_from_slice(tokens);
         Ok(())
     }
 
+    /// Fails unless `tokens` are in the vocabulary and have room beside `others`.
+    pub(super) fn check_room(&self, others: usize, tokens: &[u32]) -> Result<()> {
+        let (need, config) = (others + tokens.len(), self.model.config());
+        if need > self.context {
+            return Err(Error::ContextFull { need, context: self.context, trained: config.context });
+        }
+        match tokens.iter().find(|&&id| id as usize >= config.vocab) {
+            Some(id) => {
+                Err(Error::Invalid(format!("token {id} is outside the vocabulary of {}", config.vocab)))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Forgets the whole conversation; the memory stays.
     pub fn clear(&mut self) {
+        self.rec.forget();
         self.tokens.clear();
         self.cache.clear();
         self.cached = 0;
@@ -136,6 +139,26 @@ impl Session {
         }
     }
 
+    /// The positions whose rows live in a layer, ascending: one list, or one for each KV head when heads choose
+    /// their own.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a layer that the model does not have, [`Error::DeviceLost`].
+    pub async fn positions(&mut self, layer: usize) -> Result<Vec<Vec<u32>>> {
+        let Some(&rows) = self.cache.rows().get(layer) else {
+            let layers = self.cache.rows().len();
+            return Err(Error::Invalid(format!("there is no layer {layer}; the model has {layers}")));
+        };
+        let pool = self.cache.layer(layer);
+        let (book, capacity) = (self.rec.read(&pool.book, 0, pool.book.len()), pool.capacity);
+        self.rec.submit();
+        let book = book.await?;
+        self.model.gpu().check()?;
+        // A set's four regions begin with the slots of its live rows, then the positions by slot.
+        let live = |set: &[u32]| set[..rows].iter().map(|&slot| set[capacity + slot as usize]).collect();
+        Ok(book.chunks_exact(4 * capacity).map(live).collect())
+    }
+
     /// How long the last answer took.
     pub fn timing(&self) -> Timing {
         self.timing
@@ -143,8 +166,8 @@ impl Session {
 
     /// Makes room for `pending` prompt tokens, of which each layer retains `retained` rows, and for `answer` more.
     pub(super) fn reserve(&mut self, pending: usize, retained: &[usize], answer: usize) -> Result<()> {
-        let grown = growth(self.kv.policy.thinning(), self.cache.rows(), retained, answer);
-        self.cache.reserve(&mut self.rec, &grown)?;
+        let more = growth(self.kv.policy.thinning(), self.cache.rows(), retained, answer);
+        let mut replaced = self.cache.reserve(&mut self.rec, &more)?;
         let config = self.model.config();
         let (block, before) = if self.kv.policy.one_shot() {
             (pending, self.cache.rows().iter().copied().max().unwrap_or(0))
@@ -157,11 +180,16 @@ impl Session {
             let before = before.next_multiple_of(BLOCK_ROWS);
             self.prefill = None;
             self.prefill = Some(PrefillScratch::new(gpu, config, block, before));
+            replaced = true;
         }
         let capacity = (0..config.layers).map(|l| self.cache.layer(l).capacity).max().unwrap_or(0);
         if !self.decode.as_ref().is_some_and(|d| d.fits(capacity)) {
             let thins = self.kv.policy.thinning().is_some();
             self.decode = Some(DecodeScratch::new(gpu, config, capacity, thins));
+            replaced = true;
+        }
+        if replaced {
+            self.rec.forget();
         }
         Ok(())
     }
