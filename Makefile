@@ -1,11 +1,13 @@
 # The project's daily commands; `make` lists them. Variables: PROMPT and ARGS for the demo, MODEL for a
 # GGUF file of your own, CARGO_TARGET_DIR (Cargo's) for where builds go.
 
-PROMPT ?= What is a pyramid, and who built the first one?
+PROMPT ?= Why is the sky blue?
 ARGS ?=
 # Values reach recipes through the environment, so that quotes and spaces in them are harmless.
 export PROMPT MODEL
 # A shell that has not read rustup's profile still finds Cargo.
+# Mesa complains on stderr where this is unset, as it is outside a desktop session.
+export XDG_RUNTIME_DIR ?= /tmp
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 BENBEN := cargo run --release --quiet --bin benben --

@@ -77,6 +77,7 @@ async fn play(path: &str, budget: Duration) -> Result<(), Box<dyn std::error::Er
     let gpu = Gpu::adopt(&adapter, game.device.clone(), game.queue.clone());
     let model = Model::load(&gpu, path, &LoadOptions::default(), |_| ()).await?;
     let mut session = Session::new(&model, &SessionOptions { context: Some(256), ..Default::default() })?;
+    session.warm_up().await?;
     session.append(&model.text().prompt(&[Message::user("Greet the traveller in one sentence.")])?)?;
 
     let mut alone = Vec::new();

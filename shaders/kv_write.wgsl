@@ -41,17 +41,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let book_set = select(0u, head, params.sets > 1u);
     let table = book_set * 4u * params.capacity;
     let slot = min(book[table + params.first + r], params.capacity - 1u);
-    let from_row = source_row(book_set, r);
+    let from_row = min(source_row(book_set, r), arrayLength(&positions) - 1u);
     if member == 0u && (params.sets > 1u || head == 0u) {
         book[table + params.capacity + slot] = positions[from_row];
         book[table + 2u * params.capacity + slot] = 0u;
         book[table + 3u * params.capacity + slot] = 0u;
     }
 
-    let start = ((params.source_first + from_row) * params.kv_heads + head) * HEAD_DIM;
+    let last = arrayLength(&source) / (params.kv_heads * HEAD_DIM) - 1u;
+    let start = (min(params.source_first + from_row, last) * params.kv_heads + head) * HEAD_DIM;
     for (var i = member; i < HEAD_DIM; i += TEAM) { row[i] = source[start + i]; }
     sync();
-    prepare(BITS, member);
+    if BITS == 4u { hadamard(member); }
+    find_scales(BITS, member);
     let at = slot * params.kv_heads + head;
     for (var i = member; i < words_per_row(BITS); i += TEAM) {
         words[at * words_per_row(BITS) + i] = pack_word(BITS, i);

@@ -58,15 +58,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         row[dims.y] = values.y;
     }
     sync();
+    // One call for all three kinds: unrolled, the transform is most of this kernel.
+    if select(V_BITS, K_BITS, head < keys_end) == 4u { hadamard(member); }
 
     if head < params.query_heads {
-        if K_BITS == 4u { hadamard(member); }
         for (var i = member; i < HEAD_DIM; i += TEAM) { q[head * HEAD_DIM + i] = row[i]; }
     } else if head < keys_end {
         let kv_head = head - params.query_heads;
         let slot = claim(select(0u, kv_head, params.sets > 1u), member);
         let at = slot * params.kv_heads + kv_head;
-        prepare(K_BITS, member);
+        find_scales(K_BITS, member);
         for (var i = member; i < words_per_row(K_BITS); i += TEAM) {
             k_words[at * words_per_row(K_BITS) + i] = pack_word(K_BITS, i);
         }
@@ -77,7 +78,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let kv_head = head - keys_end;
         let table = select(0u, kv_head, params.sets > 1u) * 4u * params.capacity;
         let at = min(book[table + params.entry], params.capacity - 1u) * params.kv_heads + kv_head;
-        prepare(V_BITS, member);
+        find_scales(V_BITS, member);
         for (var i = member; i < words_per_row(V_BITS); i += TEAM) {
             v_words[at * words_per_row(V_BITS) + i] = pack_word(V_BITS, i);
         }

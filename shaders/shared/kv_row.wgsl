@@ -45,10 +45,9 @@ fn hadamard(member: u32) {
     sync();
 }
 
-// Makes the row ready for `pack_word`: transforms it for 4 bits, finds the groups' (scale, minimum) for 4 and 8.
+// Finds the (scale, minimum) of the row's groups, which `pack_word` needs.
 // A scale below the smallest normal half could be flushed to zero.
-fn prepare(bits: u32, member: u32) {
-    if bits == 4u { hadamard(member); }
+fn find_scales(bits: u32, member: u32) {
     for (var group = member; group < scales_per_row(bits); group += TEAM) {
         var low = row[group * 32u];
         var high = low;
@@ -68,7 +67,7 @@ fn codes(bits: u32, first: u32, scale: vec2<f32>) -> u32 {
     return pack4xU8(vec4<u32>(code));
 }
 
-// One word of the prepared row.
+// One word of the packed row.
 fn pack_word(bits: u32, word: u32) -> u32 {
     if bits == 16u { return pack2x16float(vec2(row[2u * word], row[2u * word + 1u])); }
     let scale = unpack2x16float(scales[word / bits]);

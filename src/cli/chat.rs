@@ -41,7 +41,8 @@ pub async fn run(args: &ChatArgs) -> Outcome {
         let message = "the model has no chat template, so it cannot chat; use `benben run --raw`";
         return Err(Error::Invalid(message.to_owned()).into());
     }
-    let session = args.load.session(&model, &kv, CONTEXT.min(model.config().context))?;
+    let mut session = args.load.session(&model, &kv, CONTEXT.min(model.config().context))?;
+    session.warm_up().await?;
     let interrupt = Arc::new(Interrupt::default());
     let pressed = interrupt.clone();
     if let Err(error) = ctrlc::set_handler(move || pressed.press()) {

@@ -105,6 +105,7 @@ pub async fn run(args: &RunArgs) -> Outcome {
     let prompt = args.prompt.tokens(text, &model)?;
     let context = (prompt.len() + args.answer.max_tokens).min(model.config().context);
     let mut session = args.load.session(&model, &kv, context)?;
+    session.warm_up().await?;
     session.append(&prompt)?;
 
     let (text, tokens) = answer(args, &mut session).await?;

@@ -109,6 +109,32 @@ impl Session {
     }
 }
 
+/// Tokens of the throw-away prompt and answer that compile the pipelines.
+const WARM_UP_TOKENS: usize = 3;
+
+impl Session {
+    /// Compiles what a dense answer needs by giving a tiny one, so that no later frame has to; the session is
+    /// empty before and after.
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`] when the session is not empty; what running the answer may refuse.
+    pub async fn warm_up(&mut self) -> Result<()> {
+        if !self.tokens.is_empty() {
+            return Err(crate::Error::Invalid("only an empty session can be warmed up".to_owned()));
+        }
+        self.append(&vec![0; WARM_UP_TOKENS.min(self.context - 1)])?;
+        let options =
+            GenerateOptions { max_tokens: WARM_UP_TOKENS, stop: Some(Vec::new()), ..Default::default() };
+        let mut answer = self.generate(&options)?;
+        while let Some(token) = answer.next().await {
+            token?;
+        }
+        drop(answer);
+        self.clear();
+        Ok(())
+    }
+}
+
 impl Generation<'_> {
     /// The next token, or `None` at the end of the answer.
     pub async fn next(&mut self) -> Option<Result<u32>> {

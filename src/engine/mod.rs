@@ -21,3 +21,11 @@ pub use frame::Step;
 pub use generate::{GenerateOptions, Generation, Timing};
 pub use load::{LoadOptions, read_text};
 pub use session::{KvReport, Session, SessionOptions};
+
+/// A host may move its sessions between threads.
+#[cfg(not(target_arch = "wasm32"))]
+const _: () = {
+    const fn send<T: Send>() {}
+    send::<Session>();
+    send::<Generation<'static>>();
+};

@@ -29,7 +29,7 @@ impl Tuning {
             Self {
                 family: Family::Lanes,
                 subgroups: subgroups && info.subgroup_min_size >= 8,
-                attention_splits: 32,
+                attention_splits: 16,
             }
         } else {
             // Subgroup kernels assume at least 16 lanes; narrower ones gain nothing over shared memory.

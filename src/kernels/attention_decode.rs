@@ -7,7 +7,8 @@
 use super::attention_merge;
 use super::attention_prefill;
 use super::check::{Check, Noise, poisoned};
-use super::kv_row::{Heads, KvBits, KvRows, Sample, hadamard};
+use super::kv_row::{Heads, KvBits, KvRows, hadamard};
+use super::kv_sample::Sample;
 use super::{attention_decode_groups as groups, attention_decode_lanes as lanes};
 use crate::Result;
 use crate::gpu::{Class, Family, Gpu, Recorder, ShaderKey, Tensor};

@@ -13,7 +13,7 @@ const LANES: u32 = 8;
 
 /// Query heads of one KV head that a lane serves at once. More than four sums of a head overflow the caches.
 fn tile(heads: Heads) -> u32 {
-    (1..=4).rev().find(|tile| heads.group().is_multiple_of(*tile)).unwrap_or(1) as u32
+    (1..=4).rev().find(|&tile| heads.group().is_multiple_of(tile)).unwrap_or(1) as u32
 }
 
 pub(super) fn key(heads: Heads) -> ShaderKey {

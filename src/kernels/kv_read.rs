@@ -1,7 +1,9 @@
 //! Unpacks the live rows of a layer's cache, for chunks of a prompt after the first.
 
 use super::check::{Check, Noise, poisoned};
-use super::kv_row::{Heads, KvBits, KvRows, Sample, team_groups, team_key};
+use super::kv_row::{Heads, KvBits, KvRows};
+use super::kv_sample::Sample;
+use super::team::{team_groups, team_key};
 use crate::Result;
 use crate::gpu::{Family, Gpu, Recorder, Shader, ShaderKey, Tensor};
 

@@ -1,7 +1,9 @@
 //! Packs chosen keys and values of a block into slots of a layer's cache.
 
 use super::check::{Check, Noise};
-use super::kv_row::{Heads, KvBits, KvRows, decode_row, encode_row, shuffled_tables, team_groups, team_key};
+use super::kv_row::{Heads, KvBits, KvRows, decode_row, encode_row};
+use super::kv_sample::shuffled_tables;
+use super::team::{team_groups, team_key};
 use crate::Result;
 use crate::gpu::{Binding, Class, Family, Gpu, Recorder, Shader, ShaderKey, Tensor};
 

@@ -18,6 +18,7 @@ pub mod gather;
 mod grid;
 pub mod kv_read;
 pub mod kv_row;
+mod kv_sample;
 pub mod kv_write;
 pub mod matmul;
 mod matmul_groups;
@@ -33,6 +34,7 @@ pub mod rope_write;
 pub mod sample;
 pub mod score;
 pub mod select;
+mod team;
 pub mod thin;
 
 use crate::gpu::ShaderKey;

@@ -1,9 +1,11 @@
 //! One decoded token: rotates its query and key, and packs its key and value into their slots.
 
 use super::check::{Check, Noise, poisoned};
-use super::kv_row::{Heads, KvBits, KvRows, hadamard, shuffled_tables, team_groups, team_key};
+use super::kv_row::{Heads, KvBits, KvRows, hadamard};
+use super::kv_sample::shuffled_tables;
 use super::kv_write::row_check;
 use super::rope_split::{Rope, frequencies, rope_key, twin};
+use super::team::{team_groups, team_key};
 use crate::Result;
 use crate::gpu::{Class, Family, Gpu, Recorder, Shader, ShaderKey, Tensor};
 

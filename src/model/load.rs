@@ -277,3 +277,42 @@ impl Stack {
         parts
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stack(rows: &[usize], gated: bool) -> Stack {
+        let tensors = rows.iter().enumerate().map(|(i, &rows)| (format!("t{i}"), rows)).collect();
+        Stack { tensors, cols: 32, gated }
+    }
+
+    /// Each part as (tensor, first row, rows).
+    fn cut(stack: &Stack, per_part: usize) -> Vec<Vec<(&str, usize, usize)>> {
+        let parts = stack.cut(per_part);
+        parts.iter().map(|p| p.iter().map(|s| (s.name, s.first, s.rows)).collect()).collect()
+    }
+
+    #[test]
+    fn a_stack_within_the_limit_is_one_part() {
+        let qkv = stack(&[9, 3, 3], false);
+        assert_eq!(cut(&qkv, 15), [[("t0", 0, 9), ("t1", 0, 3), ("t2", 0, 3)]]);
+    }
+
+    #[test]
+    fn a_larger_one_is_cut_anywhere_between_rows() {
+        let qkv = stack(&[9, 3, 3], false);
+        let parts = cut(&qkv, 7);
+        assert_eq!(parts[0], [("t0", 0, 7)]);
+        assert_eq!(parts[1], [("t0", 7, 2), ("t1", 0, 3), ("t2", 0, 2)]);
+        assert_eq!(parts[2], [("t2", 2, 1)]);
+    }
+
+    #[test]
+    fn gates_stay_with_their_ups() {
+        let gate_up = stack(&[10, 10], true);
+        let parts = cut(&gate_up, 9);
+        assert_eq!(parts[0], [("t0", 0, 4), ("t1", 0, 4)]);
+        assert_eq!(parts[2], [("t0", 8, 2), ("t1", 8, 2)]);
+    }
+}
