@@ -3,7 +3,7 @@
 use crate::gpu::Gpu;
 use crate::kernels::matrix::RowFormat;
 use crate::kv::KvOptions;
-use crate::model::{Config, PrefillScratch, stacks};
+use crate::model::{Config, MOST_CONTEXT, PrefillScratch, stacks};
 use crate::weights::ModelFile;
 use crate::{Error, Result};
 
@@ -23,8 +23,7 @@ impl Limits {
     /// The limits of a device, with `memory` in place of what it says of itself.
     pub fn of(gpu: &Gpu, memory: Option<u64>) -> Self {
         // WebGPU does not tell a GPU's memory; a software adapter's is the host's.
-        let host =
-            if gpu.info().device_type == wgpu::DeviceType::Cpu { available_host_bytes() } else { None };
+        let host = if gpu.is_software() { available_host_bytes() } else { None };
         Self { binding: gpu.max_binding_bytes(), memory: memory.or(host) }
     }
 }
@@ -57,7 +56,7 @@ impl Plan {
     /// The plan for a model in `file` and a session over `context` tokens.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the policy cannot be applied to such a context.
+    /// [`Error::Invalid`] when there can be no such context, or the policy cannot be applied to it.
     pub fn new(
         file: &ModelFile,
         config: &Config,
@@ -75,6 +74,12 @@ impl Plan {
     /// # Errors
     /// As [`Plan::new`].
     pub fn session(config: &Config, kv: &KvOptions, context: usize) -> Result<Self> {
+        if !(2..=MOST_CONTEXT).contains(&context) {
+            let reason = format!(
+                "a context of {context} tokens is not one of 2 (a prompt and an answer) to {MOST_CONTEXT}"
+            );
+            return Err(Error::Invalid(reason));
+        }
         let per_token = kv.format.bytes_per_token(config.heads);
         let f16 = crate::kv::Format::F16.bytes_per_token(config.heads);
         let block = kv.policy.plan(context, config.layers)?;
@@ -109,7 +114,7 @@ impl Plan {
             Err(Error::DoesNotFit { what, need, limit_name, limit, advice })
         };
         let shorter = |need: u64, limit: u64| {
-            let context = (self.context as u64 * limit / need.max(1)).max(1);
+            let context = (self.context as u128 * u128::from(limit) / u128::from(need.max(1))).max(2);
             format!("try --context {context} or --kv-bits 4")
         };
         let [kv, scratch] = self.largest;

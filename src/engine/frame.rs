@@ -102,7 +102,8 @@ impl Generation<'_> {
     fn submit_pieces(&mut self, budget: Duration) -> Result<usize> {
         let kind = self.session.next_kind(&self.course);
         let cost = self.pace.cost[kind as usize];
-        let most = if cost.is_zero() { 1 } else { (budget.as_nanos() / cost.as_nanos()).max(1) as u32 };
+        let fit = budget.as_nanos().checked_div(cost.as_nanos()).unwrap_or(1);
+        let most = u32::try_from(fit).unwrap_or(u32::MAX).max(1);
         let mut pieces = 0;
         while pieces < most && self.session.next_kind(&self.course) == kind {
             pieces += 1;

@@ -38,6 +38,7 @@ impl Session {
                 "a loss needs a prefix and a continuation of at least one token".to_owned(),
             ));
         }
+        self.check_room(prefix.len(), continuation)?;
         self.clear();
         self.append(prefix)?;
         self.run_prompt(continuation.len())?;

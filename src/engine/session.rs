@@ -61,11 +61,6 @@ impl Session {
     pub fn new(model: &Arc<Model>, options: &SessionOptions) -> Result<Self> {
         let config = model.config();
         let context = options.context.unwrap_or(config.context);
-        if context < 2 {
-            return Err(Error::Invalid(format!(
-                "a context of {context} tokens cannot hold a prompt and an answer"
-            )));
-        }
         let kv = options.kv.clone();
         Plan::session(config, &kv, context)?.check(&Limits::of(model.gpu(), None))?;
         let gpu = model.gpu();
@@ -107,21 +102,29 @@ impl Session {
     /// [`Error::ContextFull`] if they and one token of an answer do not fit, [`Error::Invalid`] for an id outside
     /// the vocabulary. Nothing is added then.
     pub fn append(&mut self, tokens: &[u32]) -> Result<()> {
-        let need = self.tokens.len() + tokens.len() + 1;
-        let config = self.model.config();
-        if need > self.context {
-            return Err(Error::ContextFull { need, context: self.context, trained: config.context });
-        }
-        if let Some(id) = tokens.iter().find(|&&id| id as usize >= config.vocab) {
-            return Err(Error::Invalid(format!("token {id} is outside the vocabulary of {}", config.vocab)));
-        }
+        self.check_room(self.tokens.len() + 1, tokens)?;
         self.model.gpu().write(&self.ids, self.tokens.len(), tokens);
         self.tokens.extend_from_slice(tokens);
         Ok(())
     }
 
+    /// Fails unless `tokens` are in the vocabulary and have room beside `others`.
+    pub(super) fn check_room(&self, others: usize, tokens: &[u32]) -> Result<()> {
+        let (need, config) = (others + tokens.len(), self.model.config());
+        if need > self.context {
+            return Err(Error::ContextFull { need, context: self.context, trained: config.context });
+        }
+        match tokens.iter().find(|&&id| id as usize >= config.vocab) {
+            Some(id) => {
+                Err(Error::Invalid(format!("token {id} is outside the vocabulary of {}", config.vocab)))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Forgets the whole conversation; the memory stays.
     pub fn clear(&mut self) {
+        self.rec.forget();
         self.tokens.clear();
         self.cache.clear();
         self.cached = 0;
@@ -164,8 +167,8 @@ impl Session {
 
     /// Makes room for `pending` prompt tokens, of which each layer retains `retained` rows, and for `answer` more.
     pub(super) fn reserve(&mut self, pending: usize, retained: &[usize], answer: usize) -> Result<()> {
-        let grown = growth(self.kv.policy.thinning(), self.cache.rows(), retained, answer);
-        self.cache.reserve(&mut self.rec, &grown)?;
+        let more = growth(self.kv.policy.thinning(), self.cache.rows(), retained, answer);
+        let mut replaced = self.cache.reserve(&mut self.rec, &more)?;
         let config = self.model.config();
         let (block, before) = if self.kv.policy.one_shot() {
             (pending, self.cache.rows().iter().copied().max().unwrap_or(0))
@@ -178,6 +181,7 @@ impl Session {
             let before = before.next_multiple_of(BLOCK_ROWS);
             self.prefill = None;
             self.prefill = Some(PrefillScratch::new(gpu, config, block, before));
+            replaced = true;
         }
         let capacity = (0..config.layers).map(|l| self.cache.layer(l).capacity).max().unwrap_or(0);
         if !self.decode.as_ref().is_some_and(|d| d.fits(capacity)) {
@@ -187,6 +191,10 @@ impl Session {
                 thin::variants().iter().try_for_each(|key| gpu.kernel(key).map(drop))?;
             }
             self.decode = Some(DecodeScratch::new(gpu, config, capacity, thins));
+            replaced = true;
+        }
+        if replaced {
+            self.rec.forget();
         }
         Ok(())
     }

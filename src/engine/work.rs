@@ -182,10 +182,17 @@ impl Session {
     /// Ends an answer wherever it is: what the host does not know, and what is half done, never happened. The
     /// newest token stays pending, so that the answer can always be continued.
     pub(super) fn end(&mut self, course: &Course) {
-        if matches!(course.work, Work::Prefill(..) | Work::Decode(_)) {
-            for (layer, &rows) in course.checkpoint.iter().enumerate() {
-                self.cache.set_rows(layer, rows);
+        match course.work {
+            Work::Prefill(..) => {
+                for (layer, &rows) in course.checkpoint.iter().enumerate() {
+                    self.cache.set_rows(layer, rows);
+                }
             }
+            // Where the unfinished step ran, its row is the newest; rows that it thinned stay dropped.
+            Work::Decode(layers) => {
+                (0..layers).for_each(|l| self.cache.set_rows(l, self.cache.rows()[l] - 1))
+            }
+            Work::Ready | Work::Head => {}
         }
         let settled = self.tokens.len().saturating_sub(1);
         self.cache.truncate(self.cached.saturating_sub(settled));

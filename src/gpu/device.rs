@@ -112,6 +112,11 @@ impl Gpu {
         format!("{} ({}, {})", info.name, info.backend, info.driver_info)
     }
 
+    /// True for an adapter that is a program on the CPU and shares its memory.
+    pub fn is_software(&self) -> bool {
+        self.info().device_type == wgpu::DeviceType::Cpu
+    }
+
     /// The largest range one binding can cover, in bytes.
     pub fn max_binding_bytes(&self) -> u64 {
         let limits = self.device().limits();

@@ -194,6 +194,11 @@ impl Recorder {
         })
     }
 
+    /// Forgets every bind group, and with them the buffers that nothing else holds any more.
+    pub fn forget(&mut self) {
+        self.groups.clear();
+    }
+
     /// Submits what was recorded.
     pub fn submit(&mut self) {
         self.send(false);

@@ -36,3 +36,33 @@ pub mod score;
 pub mod select;
 mod team;
 pub mod thin;
+
+use crate::gpu::ShaderKey;
+
+/// One variant at least of every way in which a shader can be assembled, for validation without a device.
+pub fn variants() -> Vec<ShaderKey> {
+    let kernels: [fn() -> Vec<ShaderKey>; 21] = [
+        accumulate::variants,
+        attention_decode_groups::variants,
+        attention_decode_lanes::variants,
+        attention_merge::variants,
+        attention_prefill::variants,
+        copy::variants,
+        embed::variants,
+        fill::variants,
+        gather::variants,
+        kv_read::variants,
+        kv_write::variants,
+        matmul::variants,
+        matvec::variants,
+        nll::variants,
+        rms_norm::variants,
+        rope_split::variants,
+        rope_write::variants,
+        sample::variants,
+        score::variants,
+        select::variants,
+        thin::variants,
+    ];
+    kernels.into_iter().flat_map(|variants| variants()).collect()
+}

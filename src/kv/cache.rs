@@ -54,11 +54,12 @@ impl Cache {
     }
 
     /// Makes room for `more` rows beyond the live ones, layer by layer, and records the move of the live ones
-    /// into larger pools where that takes any.
+    /// into larger pools where that takes any. True when it did.
     ///
     /// # Errors
     /// As [`Cache::new`].
-    pub fn reserve(&mut self, rec: &mut Recorder, more: &[usize]) -> Result<()> {
+    pub fn reserve(&mut self, rec: &mut Recorder, more: &[usize]) -> Result<bool> {
+        let mut grown = false;
         for ((pool, &rows), &more) in self.layers.iter_mut().zip(&self.rows).zip(more) {
             let need = rows + more;
             if need > pool.capacity {
@@ -69,9 +70,10 @@ impl Cache {
                     move_rows(rec, pool, &larger);
                 }
                 *pool = larger;
+                grown = true;
             }
         }
-        Ok(())
+        Ok(grown)
     }
 
     /// One layer's pool and table.

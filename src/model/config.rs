@@ -35,6 +35,8 @@ pub struct Config {
 /// Sizes beyond these are a damaged file, not a model.
 const MOST_LAYERS: usize = 1024;
 const MOST_WIDTH: usize = 1 << 20;
+/// Tokens that positions can count; beyond it byte counts of a plan could overflow.
+pub(crate) const MOST_CONTEXT: usize = 1 << 30;
 
 impl Config {
     /// Reads the shape of the model in `file`.
@@ -141,8 +143,6 @@ impl Config {
     /// Checks that the numbers can be a model at all, before anything is sized by them.
     pub(super) fn check(&self) -> std::result::Result<(), String> {
         let Heads { query, kv, dim } = self.heads;
-        let widths =
-            [("width", self.width), ("feed-forward width", self.ffn), ("attention width", query * dim)];
         if self.layers == 0 || self.layers > MOST_LAYERS {
             return Err(format!("it says {} layers; 1 to {MOST_LAYERS} make sense", self.layers));
         }
@@ -152,6 +152,8 @@ impl Config {
         if dim == 0 || dim > 1024 || !dim.is_multiple_of(8) {
             return Err(format!("a head dimension of {dim} is not a multiple of 8 up to 1024"));
         }
+        let widths =
+            [("width", self.width), ("feed-forward width", self.ffn), ("attention width", query * dim)];
         if let Some((what, n)) =
             widths.into_iter().find(|(_, n)| *n == 0 || *n > MOST_WIDTH || !n.is_multiple_of(8))
         {
@@ -163,7 +165,11 @@ impl Config {
         if self.rope.dims > dim || !self.rope.dims.is_multiple_of(2) || self.rope.dims == 0 {
             return Err(format!("{} rotated dimensions do not fit a head of {dim}", self.rope.dims));
         }
-        if !(self.epsilon >= 0.0 && self.epsilon < 1.0) || self.context == 0 {
+        let finite = self.rope.base.is_finite() && self.rope.frequencies().iter().all(|f| f.is_finite());
+        if self.rope.base < 1.0 || !finite {
+            return Err(format!("a RoPE base of {} gives no finite frequencies", self.rope.base));
+        }
+        if !(0.0..1.0).contains(&self.epsilon) || !(1..=MOST_CONTEXT).contains(&self.context) {
             return Err(format!("epsilon {} or context {} makes no sense", self.epsilon, self.context));
         }
         Ok(())

@@ -4,6 +4,8 @@
 //! decode needs one dispatch for each. A matrix larger than a binding is split by rows; only the rows of one part
 //! are ever unpacked on the host.
 
+use std::collections::HashSet;
+
 use super::config::Config;
 use super::{Layer, Model};
 use crate::gpu::{Class, Gpu, Tensor};
@@ -114,7 +116,24 @@ impl<'a, F: FnMut(Progress)> Loader<'a, F> {
 
     /// Uploads everything.
     pub fn load(mut self, text: Text) -> Result<Model> {
+        self.check_leftovers()?;
         assemble(self.gpu, self.config, text, &mut self)
+    }
+
+    /// Refuses a file with more to its layers than a Llama has: without it, answers would be subtly wrong.
+    fn check_leftovers(&self) -> Result<()> {
+        let mut known: HashSet<String> =
+            stacks(self.config).into_iter().flat_map(|s| s.tensors).map(|(name, _)| name).collect();
+        let norms = |l| ["attn_norm", "ffn_norm"].map(|part| format!("blk.{l}.{part}.weight"));
+        known.extend((0..self.config.layers).flat_map(norms));
+        let left = |t: &&TensorInfo| t.name.starts_with("blk.") && !known.contains(&t.name);
+        match self.file.tensors().find(left) {
+            Some(TensorInfo { name, .. }) => Err(Error::format(
+                self.file.label(),
+                format!("tensor '{name}' has no place in the {} layers of a Llama", self.config.layers),
+            )),
+            None => Ok(()),
+        }
     }
 
     fn find(&self, name: &str, shape: &[usize]) -> Result<&'a TensorInfo> {

@@ -26,6 +26,7 @@ pub use rope::{RopeConfig, Scaling};
 pub use scratch::{DecodeScratch, PrefillScratch};
 pub use synthetic::{PRESETS, SyntheticPreset};
 
+pub(crate) use config::MOST_CONTEXT;
 pub(crate) use load::{Loader, stacks};
 
 use crate::gpu::{Gpu, Tensor};

@@ -1,7 +1,12 @@
 //! An independent decoder in plain f64 loops: slow, obvious, and sharing no code with the crate's kernels.
+//!
+//! How many rows a policy keeps is taken from its plan; which ones they are is worked out here from whole
+//! attention matrices and a sort.
 
+use benben::kv::policy::{BlockPlan, Full, Policy, Scoring};
 use benben::model::Config;
 use benben::weights::ModelFile;
+use half::f16;
 
 /// A Llama on the CPU, with the weights of a model file.
 pub struct Reference {
@@ -9,6 +14,7 @@ pub struct Reference {
     frequencies: Vec<f32>,
     layers: Vec<Layer>,
     embedding: Vec<f32>,
+    head: Vec<f32>,
     output_norm: Vec<f32>,
 }
 
@@ -24,26 +30,27 @@ struct Layer {
     down: Vec<f32>,
 }
 
-/// What PyramidInfer's prefill keeps: rows of the next layer, out of those that entered this one.
-pub struct Drop {
-    /// Rows that propagate from each layer.
-    pub propagate: Vec<usize>,
-    /// Rows at the end that score and are protected.
-    pub recent: usize,
-    /// Weight of the newest scoring row, the oldest one's being `first`.
-    pub last: f64,
-    pub first: f64,
-    pub sinks: usize,
+/// One token's key and value of one KV head.
+#[derive(Clone)]
+pub struct Row {
+    pub position: usize,
+    k: Vec<f64>,
+    v: Vec<f64>,
 }
 
-/// The outcome of a prefill.
-pub struct Outcome {
-    /// Logits of the last row.
-    pub logits: Vec<f64>,
-    /// Positions that entered each layer.
-    pub entered: Vec<Vec<usize>>,
-    /// Logits of every surviving row.
-    pub all_logits: Vec<Vec<f64>>,
+/// The rows that live: `rows[layer][KV head]`, and the number of tokens that ran.
+#[derive(Clone, Default)]
+pub struct Rows {
+    pub rows: Vec<Vec<Vec<Row>>>,
+    pub tokens: usize,
+}
+
+/// A block's rows after one layer's attention.
+struct Attended {
+    /// `[row][query heads * dim]`
+    out: Vec<Vec<f64>>,
+    /// What each row of the block received from the recent ones: `[KV head][row]`.
+    received: Vec<Vec<f64>>,
 }
 
 fn matvec(matrix: &[f32], x: &[f64]) -> Vec<f64> {
@@ -63,13 +70,30 @@ fn softmax(scores: &[f64]) -> Vec<f64> {
     powers.iter().map(|p| p / sum).collect()
 }
 
+fn add(to: &mut [f64], what: Vec<f64>) {
+    to.iter_mut().zip(what).for_each(|(t, w)| *t += w);
+}
+
+/// The cross-entropy of `token`.
+pub fn loss(logits: &[f64], token: u32) -> f64 {
+    -softmax(logits)[token as usize].ln()
+}
+
+/// Indices of the `keep` largest of `scores`, the first `sinks` before all others, ascending.
+fn largest(scores: &[f64], sinks: usize, keep: usize) -> Vec<usize> {
+    let rank = |j: usize| if j < sinks { f64::MAX } else { scores[j] };
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|&a, &b| rank(b).total_cmp(&rank(a)));
+    order.truncate(keep);
+    order.sort_unstable();
+    order
+}
+
 impl Reference {
     pub fn new(file: &ModelFile) -> Self {
         let config = Config::read(file).expect("a configuration");
-        let tensor = |name: &str| {
-            let tensor = file.tensor(name).unwrap_or_else(|| panic!("{name}"));
-            file.dequantize(tensor).expect("readable")
-        };
+        let find = |name: &str| file.tensor(name).map(|t| file.dequantize(t).expect("a readable tensor"));
+        let tensor = |name: &str| find(name).unwrap_or_else(|| panic!("no tensor {name}"));
         let layers = (0..config.layers).map(|l| {
             let part = |name: &str| tensor(&format!("blk.{l}.{name}.weight"));
             Layer {
@@ -84,85 +108,143 @@ impl Reference {
                 down: part("ffn_down"),
             }
         });
+        let embedding = tensor("token_embd.weight");
         Self {
             layers: layers.collect(),
             frequencies: config.rope.frequencies(),
-            embedding: tensor("token_embd.weight"),
+            head: find("output.weight").unwrap_or_else(|| embedding.clone()),
+            embedding,
             output_norm: tensor("output_norm.weight"),
             config,
         }
     }
 
-    /// Rotates every head of `x` to `position`.
-    fn rotate(&self, x: &mut [f64], position: usize) {
+    /// Runs `tokens` as one block in which no row is dropped; returns the logits of every row.
+    pub fn run(&self, live: &mut Rows, tokens: &[u32]) -> Vec<Vec<f64>> {
+        let plan = Full.plan(tokens.len(), self.config.layers).expect("a plan");
+        self.block(live, tokens, &plan, false)
+    }
+
+    /// Runs `tokens` as one block under `policy`; returns the logits of the rows that come out at the end.
+    pub fn prefill(&self, live: &mut Rows, tokens: &[u32], policy: &dyn Policy) -> Vec<Vec<f64>> {
+        let plan = policy.plan(tokens.len(), self.config.layers).expect("a plan");
+        self.block(live, tokens, &plan, policy.per_head())
+    }
+
+    fn block(&self, live: &mut Rows, tokens: &[u32], plan: &BlockPlan, per_head: bool) -> Vec<Vec<f64>> {
+        let (width, heads, epsilon) = (self.config.width, self.config.heads, self.config.epsilon);
+        live.rows.resize(self.layers.len(), vec![Vec::new(); heads.kv]);
+        let row = |&id: &u32| &self.embedding[id as usize * width..][..width];
+        let embed = |id| row(id).iter().map(|&v| f64::from(v)).collect();
+        let mut hidden: Vec<Vec<f64>> = tokens.iter().map(embed).collect();
+        let mut positions: Vec<usize> = (live.tokens..live.tokens + tokens.len()).collect();
+        live.tokens += tokens.len();
+        for (l, (layer, counts)) in self.layers.iter().zip(&plan.layers).enumerate() {
+            let normed: Vec<_> = hidden.iter().map(|row| norm(row, &layer.attn_norm, epsilon)).collect();
+            let keys = self.keys(layer, &normed, &positions);
+            let queries = normed.iter().zip(&positions).map(|(x, &p)| self.rotated(matvec(&layer.q, x), p));
+            let queries: Vec<_> = queries.collect();
+            let attended = self.attend(&live.rows[l], &keys, &queries, plan.scoring);
+            for (row, out) in hidden.iter_mut().zip(&attended.out) {
+                add(row, matvec(&layer.output, out));
+                let x = norm(row, &layer.ffn_norm, epsilon);
+                let gated = matvec(&layer.gate, &x).into_iter().zip(matvec(&layer.up, &x));
+                let inner: Vec<f64> = gated.map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
+                add(row, matvec(&layer.down, &inner));
+            }
+            let select = |scores: &[f64], keep: usize| match plan.scoring {
+                Some(s) if keep < scores.len() => {
+                    let columns = scores.len() - s.protected;
+                    let mut kept = largest(&scores[..columns], s.sinks, keep - s.protected);
+                    kept.extend(columns..scores.len());
+                    kept
+                }
+                _ => (0..scores.len()).collect(),
+            };
+            let column = |j: usize| attended.received.iter().map(|head| head[j]).sum();
+            let shared: Vec<f64> = (0..hidden.len()).map(column).collect();
+            for (g, keys) in keys.iter().enumerate() {
+                let scores = if per_head { &attended.received[g] } else { &shared };
+                let kept = select(scores, counts.retain).into_iter().map(|j| keys[j].stored());
+                live.rows[l][g].extend(kept);
+            }
+            if l + 1 < self.layers.len() {
+                let kept = select(&shared, counts.propagate);
+                hidden = kept.iter().map(|&j| hidden[j].clone()).collect();
+                positions = kept.iter().map(|&j| positions[j]).collect();
+            }
+        }
+        hidden.iter().map(|row| matvec(&self.head, &norm(row, &self.output_norm, epsilon))).collect()
+    }
+
+    /// Keys and values of a block: `[KV head][row]`.
+    fn keys(&self, layer: &Layer, normed: &[Vec<f64>], positions: &[usize]) -> Vec<Vec<Row>> {
         let dim = self.config.heads.dim;
+        let mut heads = vec![Vec::new(); self.config.heads.kv];
+        for (x, &position) in normed.iter().zip(positions) {
+            let (k, v) = (self.rotated(matvec(&layer.k, x), position), matvec(&layer.v, x));
+            let parts = k.chunks_exact(dim).zip(v.chunks_exact(dim));
+            for (head, (k, v)) in heads.iter_mut().zip(parts) {
+                head.push(Row { position, k: k.to_vec(), v: v.to_vec() });
+            }
+        }
+        heads
+    }
+
+    /// Turns every head of `x` to `position`.
+    fn rotated(&self, mut x: Vec<f64>, position: usize) -> Vec<f64> {
         let half = self.frequencies.len();
-        for head in x.chunks_exact_mut(dim) {
+        for head in x.chunks_exact_mut(self.config.heads.dim) {
             for (i, frequency) in self.frequencies.iter().enumerate() {
                 let (a, b) = if self.config.rope.interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) };
                 let (sin, cos) = (position as f64 * f64::from(*frequency)).sin_cos();
                 (head[a], head[b]) = (head[a] * cos - head[b] * sin, head[a] * sin + head[b] * cos);
             }
         }
+        x
     }
 
-    /// Runs a prompt densely, or as `drop` says.
-    pub fn prefill(&self, tokens: &[u32], drop: Option<&Drop>) -> Outcome {
-        let (width, heads, epsilon) = (self.config.width, self.config.heads, self.config.epsilon);
-        let embed = |&id: &u32| self.embedding[id as usize * width..][..width].iter().map(|&v| f64::from(v)).collect();
-        let mut rows: Vec<Vec<f64>> = tokens.iter().map(embed).collect();
-        let mut positions: Vec<usize> = (0..tokens.len()).collect();
-        let mut entered = Vec::new();
-        for (l, layer) in self.layers.iter().enumerate() {
-            entered.push(positions.clone());
-            let (mut q, mut k, mut v) = (Vec::new(), Vec::new(), Vec::new());
-            for (row, &position) in rows.iter().zip(&positions) {
-                let x = norm(row, &layer.attn_norm, epsilon);
-                let (mut q_row, mut k_row) = (matvec(&layer.q, &x), matvec(&layer.k, &x));
-                self.rotate(&mut q_row, position);
-                self.rotate(&mut k_row, position);
-                q.push(q_row);
-                k.push(k_row);
-                v.push(matvec(&layer.v, &x));
+    fn attend(
+        &self,
+        earlier: &[Vec<Row>],
+        block: &[Vec<Row>],
+        queries: &[Vec<f64>],
+        scoring: Option<Scoring>,
+    ) -> Attended {
+        let (heads, count) = (self.config.heads, queries.len());
+        let mut received = vec![vec![0.0; count]; heads.kv];
+        let mut out = vec![vec![0.0; heads.q_width()]; count];
+        let share = |i: usize| match scoring {
+            Some(s) if i + s.recent >= count => {
+                let step = (i + s.recent - count) as f64 / (s.recent - 1).max(1) as f64;
+                f64::from(s.ramp.first) + f64::from(s.ramp.last - s.ramp.first) * step
             }
-            let mut received = vec![0.0; rows.len()];
-            for (i, row) in rows.iter_mut().enumerate() {
-                let mut attended = vec![0.0; heads.q_width()];
-                for h in 0..heads.query {
-                    let kv = h / heads.group() * heads.dim..(h / heads.group() + 1) * heads.dim;
-                    let own = h * heads.dim..(h + 1) * heads.dim;
-                    let dot = |k: &Vec<f64>| q[i][own.clone()].iter().zip(&k[kv.clone()]).map(|(a, b)| a * b).sum::<f64>();
-                    let weights = softmax(&k[..=i].iter().map(|k| dot(k) / (heads.dim as f64).sqrt()).collect::<Vec<_>>());
-                    for (j, weight) in weights.iter().enumerate() {
-                        attended[own.clone()].iter_mut().zip(&v[j][kv.clone()]).for_each(|(a, v)| *a += weight * v);
-                        if let Some(drop) = drop
-                            && i + drop.recent >= received.len()
-                        {
-                            let step = (i + drop.recent - received.len()) as f64 / (drop.recent - 1).max(1) as f64;
-                            received[j] += weight * (drop.first + (drop.last - drop.first) * step);
-                        }
-                    }
+            _ => 0.0,
+        };
+        for (i, query) in queries.iter().enumerate() {
+            for (h, q) in query.chunks_exact(heads.dim).enumerate() {
+                let g = h / heads.group();
+                let seen: Vec<&Row> = earlier[g].iter().chain(&block[g][..=i]).collect();
+                let dot = |row: &&Row| q.iter().zip(&row.k).map(|(a, b)| a * b).sum::<f64>();
+                let scores: Vec<f64> = seen.iter().map(|row| dot(row) / (heads.dim as f64).sqrt()).collect();
+                let weights = softmax(&scores);
+                let own = &mut out[i][h * heads.dim..][..heads.dim];
+                for (weight, row) in weights.iter().zip(&seen) {
+                    own.iter_mut().zip(&row.v).for_each(|(o, v)| *o += weight * v);
                 }
-                row.iter_mut().zip(matvec(&layer.output, &attended)).for_each(|(r, o)| *r += o);
-                let x = norm(row, &layer.ffn_norm, epsilon);
-                let gated = matvec(&layer.gate, &x).into_iter().zip(matvec(&layer.up, &x));
-                let inner: Vec<f64> = gated.map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
-                row.iter_mut().zip(matvec(&layer.down, &inner)).for_each(|(r, d)| *r += d);
-            }
-            if let Some(drop) = drop {
-                let context = rows.len() - drop.recent;
-                let mut order: Vec<usize> = (0..context).collect();
-                let rank = |j: &usize| if *j < drop.sinks { f64::MAX } else { received[*j] };
-                order.sort_by(|a, b| rank(b).total_cmp(&rank(a)));
-                order.truncate(drop.propagate[l] - drop.recent);
-                order.sort_unstable();
-                order.extend(context..rows.len());
-                rows = order.iter().map(|&j| rows[j].clone()).collect();
-                positions = order.iter().map(|&j| positions[j]).collect();
+                for (j, weight) in weights[earlier[g].len()..].iter().enumerate() {
+                    received[g][j] += share(i) * weight;
+                }
             }
         }
-        let logits = |row: &Vec<f64>| matvec(&self.embedding, &norm(row, &self.output_norm, epsilon));
-        let all_logits: Vec<Vec<f64>> = rows.iter().map(logits).collect();
-        Outcome { logits: all_logits.last().expect("a row").clone(), entered, all_logits }
+        Attended { out, received }
+    }
+}
+
+impl Row {
+    /// The row as a cache of 16 bits holds it.
+    fn stored(&self) -> Self {
+        let round = |x: &[f64]| x.iter().map(|v| f16::from_f64(*v).to_f64()).collect();
+        Self { position: self.position, k: round(&self.k), v: round(&self.v) }
     }
 }

@@ -114,7 +114,8 @@ impl Policy for Pyramid {
         let (budget, select, recent, sinks) = match &self.rows {
             Rows::Cosine { decay, interval } => return Ok(self.cosine_plan(rows, layers, *decay, *interval)),
             Rows::Scheduled { budget, select, recent, sinks } => {
-                (budget, *select, (*recent).min(rows), *sinks)
+                // The last row is the one that an answer starts from.
+                (budget, *select, (*recent).clamp(1, rows), (*sinks).min(rows))
             }
         };
         let counts = budget.spread(rows, layers, recent + sinks, true)?;

@@ -26,7 +26,10 @@ impl Budget {
             }
             Self::Rows(0) => Err(Error::Invalid("a budget of 0 rows keeps nothing; try 256".to_owned())),
             Self::Rows(keep) => Ok((*keep as f64 / rows.max(1) as f64).min(1.0)),
-            Self::PerLayer(list) => Ok(list.iter().sum::<usize>() as f64 / (rows * list.len()).max(1) as f64),
+            Self::PerLayer(list) => {
+                let kept = |&n: &usize| n.min(rows) as f64;
+                Ok(list.iter().map(kept).sum::<f64>() / (rows * list.len()).max(1) as f64)
+            }
         }
     }
 

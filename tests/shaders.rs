@@ -1,0 +1,90 @@
+//! Every variant of every shader through naga: a shader that would fail on Metal or DX12, or in a browser's
+//! limits, fails here without that hardware.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use benben::gpu::{ShaderKey, assemble};
+use benben::kernels::variants;
+use naga::back::{hlsl, msl, spv, wgsl};
+use naga::valid::{Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
+use naga::{AddressSpace, Module};
+
+fn uses_subgroups(key: &ShaderKey) -> bool {
+    key.to_string().contains("SUBGROUPS")
+}
+
+/// Parses and validates a variant with no more capabilities than its device is asked for.
+fn validated(key: &ShaderKey) -> (Module, ModuleInfo) {
+    let text = assemble(key).unwrap_or_else(|e| panic!("{e}"));
+    let module =
+        naga::front::wgsl::parse_str(&text).unwrap_or_else(|e| panic!("{key}: {}", e.emit_to_string(&text)));
+    // What every WebGPU device can do: `unpack2x16float` and its like, which naga counts as extra.
+    let baseline = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let subgroups = if uses_subgroups(key) { Capabilities::SUBGROUP } else { Capabilities::empty() };
+    let mut validator = Validator::new(ValidationFlags::all(), baseline | subgroups);
+    if uses_subgroups(key) {
+        validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
+    }
+    let info = validator.validate(&module).unwrap_or_else(|e| panic!("{key}: {}", e.emit_to_string(&text)));
+    (module, info)
+}
+
+/// Bytes of each variable in `space`.
+fn sizes(module: &Module, space: impl Fn(AddressSpace) -> bool) -> Vec<u32> {
+    let of_space = module.global_variables.iter().filter(|(_, v)| space(v.space));
+    of_space.map(|(_, v)| module.types[v.ty].inner.size(module.to_ctx())).collect()
+}
+
+#[test]
+fn every_shader_has_variants_and_every_variant_is_listed_once() {
+    let shaders = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
+    let files = fs::read_dir(shaders).unwrap().map(|entry| entry.unwrap().path());
+    let files = files.filter(|path| path.extension().is_some_and(|e| e == "wgsl"));
+    let stems: BTreeSet<String> =
+        files.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+    let all = variants();
+    assert_eq!(all.iter().map(|key| key.stem().to_owned()).collect::<BTreeSet<_>>(), stems);
+    let labels: BTreeSet<String> = all.iter().map(ShaderKey::to_string).collect();
+    assert_eq!(labels.len(), all.len(), "a variant is listed twice");
+}
+
+#[test]
+fn every_variant_stays_within_default_limits() {
+    for key in variants() {
+        let (module, _) = validated(&key);
+        let storage = sizes(&module, |space| matches!(space, AddressSpace::Storage { .. })).len();
+        assert!(storage <= 8, "{key}: {storage} storage buffers");
+        let uniforms = sizes(&module, |space| space == AddressSpace::Uniform);
+        assert!(uniforms.len() == 1 && uniforms[0] <= 256, "{key}: uniforms of {uniforms:?} bytes");
+        let shared: u32 = sizes(&module, |space| space == AddressSpace::WorkGroup).iter().sum();
+        assert!(shared <= 16_384, "{key}: {shared} bytes of workgroup memory");
+        let [entry] = &module.entry_points[..] else { panic!("{key}: not one entry point") };
+        let [x, y, z] = entry.workgroup_size;
+        assert!(x * y * z <= 256 && x <= 256 && y <= 256 && z <= 64, "{key}: a workgroup of {x} x {y} x {z}");
+    }
+}
+
+#[test]
+fn every_variant_is_written_for_every_back_end() {
+    for key in variants() {
+        let (module, info) = validated(&key);
+        spv::write_vec(&module, &info, &spv::Options::default(), None)
+            .unwrap_or_else(|e| panic!("{key} in SPIR-V: {e}"));
+        let options = msl::Options { lang_version: (2, 4), ..msl::Options::default() };
+        msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
+            .unwrap_or_else(|e| panic!("{key} in MSL: {e}"));
+        let model = if uses_subgroups(&key) { hlsl::ShaderModel::V6_0 } else { hlsl::ShaderModel::V5_1 };
+        let (options, pipeline) = (
+            hlsl::Options { shader_model: model, ..hlsl::Options::default() },
+            hlsl::PipelineOptions::default(),
+        );
+        hlsl::Writer::new(&mut String::new(), &options, &pipeline)
+            .write(&module, &info, None)
+            .unwrap_or_else(|e| panic!("{key} in HLSL: {e}"));
+        let text = wgsl::write_string(&module, &info, wgsl::WriterFlags::empty())
+            .unwrap_or_else(|e| panic!("{key} in WGSL: {e}"));
+        naga::front::wgsl::parse_str(&text).unwrap_or_else(|e| panic!("{key}, written and read again: {e}"));
+    }
+}

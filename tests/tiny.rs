@@ -1,0 +1,223 @@
+//! A tiny model on the device against an independent decoder in f64: dense, pruned, packed, in both families.
+
+#[path = "common/testbed.rs"]
+mod testbed;
+
+use std::sync::Arc;
+
+use benben::gpu::{Family, Tuning};
+use benben::kv::Format;
+use benben::kv::policy::{Budget, Full, KvOnly, Policy, Preset, Pyramid, Select, Tsp};
+use benben::{KvBits, KvOptions, Model, Session, SessionOptions};
+use pollster::block_on;
+use testbed::reference::{Reference, Rows, loss};
+use testbed::tiny::{LAYERS, Tiny, prompt, vocab};
+use testbed::{answer, gpu, greedy, load, model, session};
+
+/// Losses of the device and of the reference differ by f32 rounding, and by f16 rows rounded the other way.
+const TOLERANCE: f64 = 4e-3;
+
+fn options(policy: impl Policy + 'static) -> SessionOptions {
+    options_in(policy, Format::F16)
+}
+
+fn options_in(policy: impl Policy + 'static, format: Format) -> SessionOptions {
+    SessionOptions { kv: KvOptions { policy: Arc::new(policy), format }, context: Some(512) }
+}
+
+/// The losses of `continuation` after `prefix` under `policy`, by the reference.
+fn expected(reference: &Reference, prefix: &[u32], continuation: &[u32], policy: &dyn Policy) -> Vec<f64> {
+    let mut rows = Rows::default();
+    let first = reference.prefill(&mut rows, prefix, policy).pop().expect("a last row");
+    let rest = reference.run(&mut rows, &continuation[..continuation.len() - 1]);
+    [first].iter().chain(&rest).zip(continuation).map(|(logits, &token)| loss(logits, token)).collect()
+}
+
+fn worst(found: &[f32], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let error = |(f, e): (&f32, &f64)| (f64::from(*f) - e).abs();
+    // `max` would drop a NaN.
+    found.iter().zip(expected).map(error).fold(0.0, |m, e| if e <= m { m } else { e })
+}
+
+fn assert_losses(model: &Arc<Model>, policy: impl Policy + Clone + 'static, tokens: usize) {
+    let (prefix, continuation) = (prompt(1, tokens), prompt(2, 21));
+    let reference = Reference::new(&Tiny::new().file());
+    let expected = expected(&reference, &prefix, &continuation, &policy);
+    let mut session = Session::new(model, &options(policy.clone())).unwrap();
+    let found = block_on(session.losses(&prefix, &continuation)).unwrap();
+    let error = worst(&found, &expected);
+    assert!(error < TOLERANCE, "{policy:?} over {tokens}: {error}\n{found:?}\n{expected:?}");
+}
+
+/// Every token must be one that the reference, given the tokens before it, finds the most probable.
+fn assert_greedy(prompt: &[u32], tokens: &[u32], policy: &dyn Policy) {
+    let reference = Reference::new(&Tiny::new().file());
+    let mut rows = Rows::default();
+    let mut logits = reference.prefill(&mut rows, prompt, policy).pop().expect("a last row");
+    for (i, &token) in tokens.iter().enumerate() {
+        let best = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let gap = best - logits[token as usize];
+        assert!(gap < 0.02, "token {i} is {token}, {gap} below the best");
+        logits = reference.run(&mut rows, &[token]).pop().expect("a row");
+    }
+}
+
+#[test]
+fn the_model_is_no_trifle() {
+    // A test of agreement means nothing on a model whose answers do not depend on its input.
+    let reference = Reference::new(&Tiny::new().file());
+    let logits = reference.run(&mut Rows::default(), &prompt(3, 40));
+    let spread =
+        |l: &Vec<f64>| l.iter().copied().fold(f64::MIN, f64::max) - l.iter().sum::<f64>() / l.len() as f64;
+    assert!(logits.iter().all(|l| spread(l) > 5.0), "flat logits");
+    let best = |l: &Vec<f64>| (0..l.len()).max_by(|&a, &b| l[a].total_cmp(&l[b])).expect("a vocabulary");
+    let distinct: std::collections::BTreeSet<usize> = logits.iter().map(best).collect();
+    assert!(distinct.len() > 20, "{distinct:?}");
+}
+
+#[test]
+fn dense_losses_and_answers_equal_the_reference() {
+    for tokens in [1, 2, 17, 131] {
+        assert_losses(&model(), Full, tokens);
+    }
+    let prompt = prompt(4, 37);
+    let tokens = answer(&mut session(&options(Full)), &prompt, 40);
+    assert_eq!(tokens.len(), 40);
+    assert_greedy(&prompt, &tokens, &Full);
+}
+
+#[test]
+fn pyramids_equal_the_reference() {
+    for preset in [Preset::B7, Preset::B13, Preset::B70] {
+        assert_losses(&model(), Pyramid::preset(preset), 149);
+    }
+    // The published ratios hardly prune four layers; these do.
+    for interval in [1, 2, 3] {
+        assert_losses(&model(), Pyramid::cosine(0.3, interval), 149);
+    }
+    for select in [Select::Own, Select::Previous] {
+        assert_losses(&model(), Pyramid::exact(vec![90, 71, 40, 23], select, 11, 4), 97);
+    }
+    assert_losses(&model(), Pyramid::with_budget(Budget::Share(0.6)), 149);
+}
+
+#[test]
+fn policies_that_keep_hidden_rows_equal_the_reference() {
+    assert_losses(&model(), KvOnly::shared(Budget::PerLayer(vec![75, 90, 80, 71])), 131);
+    assert_losses(&model(), KvOnly::per_head(Budget::Rows(80)), 131);
+    assert_losses(&model(), Tsp::new(Budget::Share(0.7)), 131);
+}
+
+#[test]
+fn pruned_answers_equal_the_reference() {
+    let prompt = prompt(5, 113);
+    let own = Pyramid::exact(vec![100, 71, 50, 40], Select::Own, 16, 4);
+    let tokens = answer(&mut session(&options(own.clone())), &prompt, 30);
+    assert_greedy(&prompt, &tokens, &own);
+    let heads = KvOnly::per_head(Budget::Rows(77));
+    let tokens = answer(&mut session(&options(heads.clone())), &prompt, 30);
+    assert_greedy(&prompt, &tokens, &heads);
+}
+
+#[test]
+fn a_pyramid_that_prunes_nothing_is_dense() {
+    let prompt = prompt(6, 150);
+    let mut dense = session(&options(Full));
+    let mut pyramid = session(&options(Pyramid::cosine(1.0, 1)));
+    // As many tokens as come before the first block of generated rows is thinned.
+    assert_eq!(answer(&mut dense, &prompt, 50), answer(&mut pyramid, &prompt, 50));
+    let continuation = self::prompt(7, 20);
+    let losses = |session: &mut Session| block_on(session.losses(&prompt, &continuation)).unwrap();
+    assert_eq!(losses(&mut dense), losses(&mut pyramid));
+}
+
+#[test]
+fn every_layer_interval_decodes() {
+    for interval in [1, 2, 3] {
+        let mut session = session(&options(Pyramid::cosine(0.5, interval)));
+        let tokens = answer(&mut session, &prompt(8, 119), 140);
+        assert_eq!(tokens.len(), 140);
+        let rows = session.kv().rows_per_layer;
+        assert!(rows[LAYERS - 1] < rows[0], "interval {interval}: {rows:?}");
+    }
+}
+
+#[test]
+fn the_prompt_survives_an_answer_ten_times_as_long() {
+    let prompt = prompt(9, 70);
+    let policy = Pyramid::preset(Preset::B7);
+    let context = Some(10 * prompt.len() + prompt.len());
+    let mut session = session(&SessionOptions { context, ..options(policy) });
+    let tokens = answer(&mut session, &prompt, 10 * prompt.len());
+    assert_eq!(tokens.len(), 700);
+    for (layer, rows) in session.kv().rows_per_layer.into_iter().enumerate() {
+        let found = block_on(session.positions(layer)).unwrap();
+        let present = found[0].iter().take_while(|&&p| (p as usize) < prompt.len()).count();
+        assert_eq!(present, prompt.len(), "layer {layer} lost rows of the prompt");
+        assert!(rows < 760, "layer {layer} was hardly thinned: {rows}");
+    }
+}
+
+#[test]
+fn every_row_format_stays_close() {
+    let (prefix, continuation) = (prompt(10, 83), prompt(11, 40));
+    let mean = |losses: Vec<f32>| losses.iter().sum::<f32>() / losses.len() as f32;
+    let run = |format| {
+        let mut session = session(&options_in(Full, format));
+        let loss = mean(block_on(session.losses(&prefix, &continuation)).unwrap());
+        session.clear();
+        assert_eq!(answer(&mut session, &prefix, 5).len(), 5);
+        (loss, session.kv().bytes)
+    };
+    let (exact, most) = run(Format::F16);
+    for k in KvBits::ALL {
+        for v in KvBits::ALL {
+            let (loss, bytes) = run(Format { k, v });
+            let allowed = if k == KvBits::Four || v == KvBits::Four { 0.6 } else { 0.05 };
+            assert!((loss - exact).abs() < allowed, "K {k:?} V {v:?}: {loss}, in f16 {exact}");
+            assert_eq!(bytes < most, (k, v) != (KvBits::Sixteen, KvBits::Sixteen), "K {k:?} V {v:?}");
+        }
+    }
+}
+
+#[test]
+fn both_kernel_families_agree() {
+    let base = Tuning { subgroups: false, ..gpu().tuning() };
+    let families = [Family::Lanes, Family::Groups].map(|family| gpu().with_tuning(Tuning { family, ..base }));
+    for policy in [Pyramid::cosine(0.3, 1), Pyramid::cosine(1.0, 1)] {
+        let prompt = prompt(12, 90);
+        let answers = families.clone().map(|gpu| {
+            let model = load(&gpu, &Tiny::new().file());
+            assert_losses(&model, policy.clone(), 90);
+            answer(&mut Session::new(&model, &options(policy.clone())).unwrap(), &prompt, 30)
+        });
+        assert_eq!(answers[0], answers[1]);
+        assert_eq!(answers[0].len(), 30);
+    }
+}
+
+#[test]
+fn safetensors_and_gguf_are_the_same_model() {
+    let theirs = load(&gpu(), &Tiny::new().safetensors());
+    assert_eq!(theirs.config().vocab, vocab());
+    let prompt = prompt(13, 45);
+    let text = "<|im_start|>user\nThe pyramid, \u{e9}\u{20ac}!<|im_end|>\n";
+    let encode = |model: &Model| model.text().encode(text, benben::text::Special::Parse).unwrap();
+    assert_eq!(encode(&theirs), encode(&model()));
+    let losses = |model: &Arc<Model>| {
+        let mut session = Session::new(model, &options(Full)).unwrap();
+        block_on(session.losses(&prompt, &self::prompt(14, 30))).unwrap()
+    };
+    let ours: Vec<f64> = losses(&model()).into_iter().map(f64::from).collect();
+    assert!(worst(&losses(&theirs), &ours) < TOLERANCE);
+}
+
+#[test]
+fn greedy_answers_repeat() {
+    let mut session = session(&options(Full));
+    let first = answer(&mut session, &prompt(15, 30), 12);
+    session.clear();
+    session.append(&prompt(15, 30)).unwrap();
+    assert_eq!(greedy(&mut session, 12), first);
+}
