@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use benben::gpu::{Family, Tuning};
 use benben::kv::Format;
-use benben::kv::policy::{Budget, Full, KvOnly, Policy, Preset, Pyramid, Select, Tsp};
+use benben::kv::policy::{
+    Budget, Full, H2o, Joint, KvOnly, Policy, Pooling, Preset, Pyramid, PyramidKv, Select, SnapKv, Streaming,
+    Tova, Tsp,
+};
 use benben::{KvBits, KvOptions, Model, Session, SessionOptions};
 use pollster::block_on;
 use testbed::reference::{Reference, Rows, loss};
@@ -107,6 +110,48 @@ fn policies_that_keep_hidden_rows_equal_the_reference() {
     assert_losses(&model(), KvOnly::shared(Budget::PerLayer(vec![75, 90, 80, 71])), 131);
     assert_losses(&model(), KvOnly::per_head(Budget::Rows(80)), 131);
     assert_losses(&model(), Tsp::new(Budget::Share(0.7)), 131);
+}
+
+#[test]
+fn evictions_equal_the_reference() {
+    for budget in [Budget::Share(0.5), Budget::PerLayer(vec![75, 131, 61, 49])] {
+        assert_losses(&model(), Streaming::new(budget.clone()), 131);
+        assert_losses(&model(), Tova::new(budget.clone()), 131);
+        assert_losses(&model(), H2o::new(budget.clone()), 131);
+        assert_losses(&model(), SnapKv::new(budget.clone()), 131);
+        assert_losses(&model(), SnapKv::new(budget.clone()).pooled(Pooling::Average(5)), 131);
+        assert_losses(&model(), PyramidKv::new(budget.clone()), 131);
+        assert_losses(&model(), Joint::new(budget), 131);
+    }
+    // Shorter than a window.
+    assert_losses(&model(), SnapKv::new(Budget::Share(0.2)), 9);
+}
+
+#[test]
+fn evicted_rows_leave_memory() {
+    let policies: [Arc<dyn Policy>; 6] = [
+        Arc::new(Streaming::new(Budget::Rows(60))),
+        Arc::new(Tova::new(Budget::Rows(60))),
+        Arc::new(H2o::new(Budget::Rows(60))),
+        Arc::new(SnapKv::new(Budget::Rows(60))),
+        Arc::new(PyramidKv::new(Budget::Rows(60))),
+        Arc::new(Joint::new(Budget::Rows(60))),
+    ];
+    for policy in policies {
+        let kv = KvOptions { policy: policy.clone(), format: Format::F16 };
+        let mut session = session(&SessionOptions { kv, context: Some(512) });
+        assert_eq!(answer(&mut session, &prompt(16, 140), 1).len(), 1);
+        let rows = session.kv().rows_per_layer;
+        let mean = rows.iter().sum::<usize>() / LAYERS;
+        assert!((60..=62).contains(&mean), "{policy:?}: {rows:?}");
+        for layer in 0..LAYERS {
+            for found in block_on(session.positions(layer)).unwrap() {
+                let kept = &found[..rows[layer]];
+                assert!(kept.starts_with(&[0, 1, 2, 3]) && kept.ends_with(&[139]), "{policy:?}: {kept:?}");
+                assert!(kept.is_sorted_by(|a, b| a < b), "{policy:?}: {kept:?}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::check::Check;
 use crate::Result;
-use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Class, Element, Gpu, Recorder, Shader, ShaderKey, Tensor};
 
 const SHADER: Shader = Shader { stem: "fill", text: include_str!("../../shaders/fill.wgsl") };
 
@@ -41,7 +41,7 @@ pub fn variants() -> Vec<ShaderKey> {
 }
 
 /// Records the filling of a whole tensor.
-pub fn fill(rec: &mut Recorder, out: &Tensor<u32>, fill: Fill) -> Result<()> {
+pub fn fill<T: Element>(rec: &mut Recorder, out: &Tensor<T>, fill: Fill) -> Result<()> {
     let kernel = rec.gpu().kernel(&key(fill))?;
     let (seed, value) = match fill {
         Fill::Bits(seed) => (seed, 0),

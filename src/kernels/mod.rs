@@ -28,6 +28,7 @@ pub mod matvec;
 mod matvec_groups;
 mod matvec_lanes;
 pub mod nll;
+pub mod pool;
 pub mod rms_norm;
 pub mod rope_split;
 pub mod rope_write;
@@ -41,7 +42,7 @@ use crate::gpu::ShaderKey;
 
 /// One variant at least of every way in which a shader can be assembled, for validation without a device.
 pub fn variants() -> Vec<ShaderKey> {
-    let kernels: [fn() -> Vec<ShaderKey>; 21] = [
+    let kernels: [fn() -> Vec<ShaderKey>; 22] = [
         accumulate::variants,
         attention_decode_groups::variants,
         attention_decode_lanes::variants,
@@ -56,6 +57,7 @@ pub fn variants() -> Vec<ShaderKey> {
         matmul::variants,
         matvec::variants,
         nll::variants,
+        pool::variants,
         rms_norm::variants,
         rope_split::variants,
         rope_write::variants,

@@ -6,6 +6,9 @@
 //! ```text
 //! s_j = mean over heads of Σ_i  w_i · exp(q_i·k_j·scale − lse_i)      i over the recent rows with prefix + i >= j
 //! ```
+//!
+//! A [`Measure`] says which rows are recent, up to all of them, whether the sum becomes an average, and whether
+//! it is weighted by the length of `v_j`, since attention to a short value moves little.
 
 use super::check::{Check, Noise, poisoned};
 use crate::Result;
@@ -43,10 +46,27 @@ pub struct Ramp {
 }
 
 impl Ramp {
+    /// The same weight for every query.
+    pub const FLAT: Self = Self { first: 1.0, last: 1.0 };
+
     /// What the weight grows by from one query to the next.
     fn step(self, recent: usize) -> f32 {
         (self.last - self.first) / recent.saturating_sub(1).max(1) as f32
     }
+}
+
+/// Which attention counts, and for how much.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Measure {
+    /// How many of the last query rows score; more than there are means all.
+    pub recent: usize,
+    /// Their weights.
+    pub ramp: Ramp,
+    /// Divides a key row's sum by the number of scoring queries that see the row, so that late rows, which fewer
+    /// queries see, do not rank low for that alone.
+    pub averaged: bool,
+    /// Weights a key row's score by the length of its value vector, averaged over the KV heads of the set.
+    pub by_value: bool,
 }
 
 #[repr(C)]
@@ -66,6 +86,7 @@ struct Params {
     scale: f32,
     weight: f32,
     weight_step: f32,
+    averaged: u32,
 }
 
 /// Key rows that one lane takes, so that it reads each query once for all of them.
@@ -83,22 +104,26 @@ fn slices(family: Family) -> u32 {
     }
 }
 
-fn key(family: Family) -> ShaderKey {
+fn key(family: Family, by_value: bool) -> ShaderKey {
     let slices = slices(family);
-    ShaderKey::new(SHADER).with("LANES", LANES).with("SLICES", slices).flag("SLICED", slices > 1)
+    ShaderKey::new(SHADER)
+        .with("LANES", LANES)
+        .with("SLICES", slices)
+        .flag("SLICED", slices > 1)
+        .flag("BY_VALUE", by_value)
 }
 
 /// Every shader variant of this kernel.
 pub fn variants() -> Vec<ShaderKey> {
-    vec![key(Family::Lanes), key(Family::Groups)]
+    let families = [Family::Lanes, Family::Groups].into_iter();
+    families.flat_map(|family| [false, true].map(|by_value| key(family, by_value))).collect()
 }
 
 /// Records the scores of the block's first `columns` rows, whose keys stand in `k` from row `prefix` on.
 ///
-/// `q` is `[count, query_heads * dim]`, `lse` `[count, query_heads]` in natural logarithms, `k`
-/// `[prefix + count, kv_heads * dim]`: query row `i` sees key rows `0..=prefix + i`. The last `recent` query rows
-/// score, weighted by `ramp`. The first `forced` columns get `f32::MAX`, so that no selection drops them. `out`
-/// is `[sets, columns]`.
+/// `q` is `[count, query_heads * dim]`, `lse` `[count, query_heads]` in natural logarithms, `k` and `v`
+/// `[prefix + count, kv_heads * dim]`: query row `i` sees key rows `0..=prefix + i`. The first `forced` columns
+/// get `f32::MAX`, so that no selection drops them. `out` is `[sets, columns]`.
 #[expect(
     clippy::too_many_arguments,
     reason = "each is one number of the sum that the module's header writes down"
@@ -108,17 +133,18 @@ pub fn score(
     q: &Tensor<f32>,
     lse: &Tensor<f32>,
     k: &Tensor<f32>,
+    v: &Tensor<f32>,
     shape: ScoreShape,
     scale: f32,
     prefix: usize,
     count: usize,
-    recent: usize,
-    ramp: Ramp,
+    measure: Measure,
     forced: usize,
     columns: usize,
     out: &Tensor<f32>,
 ) -> Result<()> {
-    let kernel = rec.gpu().kernel(&key(rec.gpu().tuning().family))?;
+    let kernel = rec.gpu().kernel(&key(rec.gpu().tuning().family, measure.by_value))?;
+    let recent = measure.recent.min(count);
     let params = Params {
         set_heads: (shape.query_heads / shape.sets()) as u32,
         group_heads: (shape.query_heads / shape.kv_heads) as u32,
@@ -128,15 +154,18 @@ pub fn score(
         lse_stride: shape.query_heads as u32,
         prefix: prefix as u32,
         count: count as u32,
-        oldest: count.saturating_sub(recent) as u32,
+        oldest: (count - recent) as u32,
         columns: columns as u32,
         forced: forced as u32,
         scale,
-        weight: ramp.first,
-        weight_step: ramp.step(recent),
+        weight: measure.ramp.first,
+        weight_step: measure.ramp.step(recent),
+        averaged: u32::from(measure.averaged),
     };
     let grid = [(columns as u32).div_ceil(LANES * LANE_ROWS), shape.sets() as u32, 1];
-    rec.dispatch(&kernel, &params, &[q.bind(), lse.bind(), k.bind(), out.bind()], grid)
+    let mut bindings = vec![q.bind(), lse.bind(), k.bind(), out.bind()];
+    bindings.extend(measure.by_value.then(|| v.bind()));
+    rec.dispatch(&kernel, &params, &bindings, grid)
 }
 
 /// One drawn case of the kernel's operands, for the twin and the checks.
@@ -145,10 +174,9 @@ struct Case {
     shape: ScoreShape,
     prefix: usize,
     count: usize,
-    recent: usize,
+    measure: Measure,
     forced: usize,
     columns: usize,
-    ramp: Ramp,
 }
 
 impl Case {
@@ -176,22 +204,35 @@ impl Case {
             .collect()
     }
 
+    /// The length of a row's value vector, averaged over the KV heads of a set.
+    fn value_norm(&self, v: &[f32], set: usize, row: usize) -> f64 {
+        let ScoreShape { kv_heads, dim, .. } = self.shape;
+        let heads = kv_heads / self.shape.sets();
+        let values = &v[(row * kv_heads + set * heads) * dim..][..heads * dim];
+        let squares = |head: &[f32]| head.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
+        values.chunks(dim).map(|head| squares(head).sqrt()).sum::<f64>() / heads as f64
+    }
+
     /// The CPU twin.
-    fn twin(&self, q: &[f32], lse: &[f32], k: &[f32]) -> Vec<f32> {
+    fn twin(&self, q: &[f32], lse: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> {
+        let Measure { recent, ramp, averaged, by_value } = self.measure;
         let heads = self.shape.query_heads;
         let set_heads = heads / self.shape.sets();
-        let oldest = self.count - self.recent;
+        let oldest = self.count.saturating_sub(recent);
+        let step = ramp.step(self.count - oldest);
         let score = |set: usize, column: usize| {
             let mut sum = 0.0;
             for head in set * set_heads..(set + 1) * set_heads {
-                for row in (oldest..self.count).filter(|row| *row >= column) {
-                    let weight = self.ramp.first + self.ramp.step(self.recent) * (row - oldest) as f32;
+                for row in oldest.max(column)..self.count {
+                    let weight = ramp.first + step * (row - oldest) as f32;
                     let norm = f64::from(lse[row * heads + head]);
                     sum +=
                         f64::from(weight) * (self.logit(q, k, row, head, self.prefix + column) - norm).exp();
                 }
             }
-            (sum / set_heads as f64) as f32
+            let queries = if averaged { self.count - oldest.max(column) } else { 1 };
+            let length = if by_value { self.value_norm(v, set, self.prefix + column) } else { 1.0 };
+            (sum / (set_heads * queries) as f64 * length) as f32
         };
         let sets = 0..self.shape.sets();
         sets.flat_map(|set| {
@@ -205,11 +246,11 @@ impl Case {
         let ScoreShape { query_heads, kv_heads, dim, .. } = self.shape;
         let mut noise = Noise::new(3);
         let mut wide = |len| noise.values(len).into_iter().map(|v| v * 3.0).collect::<Vec<f32>>();
-        let (q, k) =
-            (wide(self.count * query_heads * dim), wide((self.prefix + self.count) * kv_heads * dim));
+        let kv_len = (self.prefix + self.count) * kv_heads * dim;
+        let (q, k, v) = (wide(self.count * query_heads * dim), wide(kv_len), wide(kv_len));
         let lse = self.lse(&q, &k);
         let device = |values: &[f32]| gpu.tensor_with(Class::Scratch, "operand", values);
-        let (dq, dk, dlse) = (device(&q), device(&k), device(&lse));
+        let (dq, dk, dv, dlse) = (device(&q), device(&k), device(&v), device(&lse));
         let out = poisoned(gpu, self.shape.sets() * self.columns);
         let mut rec = Recorder::new(gpu);
         score(
@@ -217,12 +258,12 @@ impl Case {
             &dq,
             &dlse,
             &dk,
+            &dv,
             self.shape,
             self.scale(),
             self.prefix,
             self.count,
-            self.recent,
-            self.ramp,
+            self.measure,
             self.forced,
             self.columns,
             &out,
@@ -232,17 +273,19 @@ impl Case {
         // Infinity is compared exactly and, unlike f32::MAX, does not set the scale of the error.
         let forced = |v: Vec<f32>| v.into_iter().map(|x| if x == f32::MAX { f32::INFINITY } else { x });
         let got: Vec<f32> = forced(got.await?).collect();
-        let want: Vec<f32> = forced(self.twin(&q, &lse, &k)).collect();
+        let want: Vec<f32> = forced(self.twin(&q, &lse, &k, &v)).collect();
         Ok(Check::compare(format!("score {self:?}"), &got, &want, 2e-5))
     }
 }
 
 pub(super) async fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
     let shape = ScoreShape { query_heads: 6, kv_heads: 2, dim: 24, per_head: false };
-    let ramp = Ramp { first: 1.0, last: 1.2 };
-    let shared = Case { shape, prefix: 0, count: 75, recent: 19, forced: 4, columns: 56, ramp };
+    let measure =
+        Measure { recent: 19, ramp: Ramp { first: 1.0, last: 1.2 }, averaged: false, by_value: false };
+    let shared = Case { shape, prefix: 0, count: 75, measure, forced: 4, columns: 56 };
+    let measure = Measure { recent: usize::MAX, ramp: Ramp::FLAT, averaged: true, by_value: true };
     let per_head = ScoreShape { per_head: true, ..shape };
-    let each = Case { shape: per_head, prefix: 70, count: 29, recent: 5, forced: 0, columns: 29, ramp };
+    let each = Case { shape: per_head, prefix: 70, count: 29, measure, forced: 0, columns: 29 };
     Ok(vec![shared.check(gpu).await?, each.check(gpu).await?])
 }
 
@@ -262,14 +305,16 @@ mod tests {
             per_head: bool,
             prefix in 0usize..90,
             count in 1usize..70,
-            parts in (0usize..100, 0usize..100),
+            parts in (0usize..120, 0usize..100),
+            averaged: bool,
+            by_value: bool,
             forced in 0usize..6,
         ) {
             let shape = ScoreShape { query_heads: kv_heads * group, kv_heads, dim: dim * 4, per_head };
             let recent = 1 + count.saturating_sub(1) * parts.0 / 100;
             let columns = 1 + (count - 1) * parts.1 / 100;
-            let ramp = Ramp { first: 1.0, last: 1.5 };
-            let case = Case { shape, prefix, count, recent, forced, columns, ramp };
+            let measure = Measure { recent, ramp: Ramp { first: 1.0, last: 1.5 }, averaged, by_value };
+            let case = Case { shape, prefix, count, measure, forced, columns };
             for gpu in families() {
                 assert_passed(pollster::block_on(case.check(&gpu)).map(|c| vec![c]));
             }

@@ -4,10 +4,12 @@
 //! config.rs, rope.rs   shape, from GGUF metadata or config.json
 //! load.rs              file → matrices on the device
 //! scratch.rs           activations, sized once
-//! prefill.rs           many rows through one layer, dropping rows as the plan says
+//! prefill.rs           many rows through one layer
+//! choose.rs            which of them the plan's counts let live
 //! decode.rs            one row through one layer
 //! ```
 
+mod choose;
 mod config;
 mod decode;
 mod load;

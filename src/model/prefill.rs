@@ -9,7 +9,6 @@ use crate::Result;
 use crate::gpu::{Class, Recorder, Tensor};
 use crate::kernels::attention_prefill::attention_prefill;
 use crate::kernels::embed::embed;
-use crate::kernels::gather::gather;
 use crate::kernels::kv_read::kv_read;
 use crate::kernels::kv_write::kv_write;
 use crate::kernels::matmul::matmul;
@@ -17,10 +16,8 @@ use crate::kernels::matrix::Epilogue;
 use crate::kernels::nll::nll;
 use crate::kernels::rms_norm::rms_norm;
 use crate::kernels::rope_split::rope_split;
-use crate::kernels::score::{ScoreShape, score};
-use crate::kernels::select::select;
 use crate::kv::Cache;
-use crate::kv::policy::{BlockPlan, LayerRows, Scoring};
+use crate::kv::policy::{BlockPlan, LayerRows};
 
 /// Logit rows that a loss is computed for at a time.
 const LOSS_ROWS: usize = 64;
@@ -28,14 +25,14 @@ const LOSS_ROWS: usize = 64;
 /// A block of prompt rows on its way through the layers.
 #[derive(Debug)]
 pub struct Block {
-    plan: BlockPlan,
+    pub(super) plan: BlockPlan,
     /// Position of the block's first token.
-    start: usize,
+    pub(super) start: usize,
     /// The next layer.
     layer: usize,
     /// Which of the two hidden buffers holds the rows.
     pub(super) side: usize,
-    per_head: bool,
+    pub(super) per_head: bool,
     /// Every row is wanted after the last layer, not only the last one.
     all_rows: bool,
 }
@@ -56,7 +53,7 @@ impl Block {
         self.plan.layers.iter().map(|l| l.retain).collect()
     }
 
-    fn rows(&self) -> LayerRows {
+    pub(super) fn rows(&self) -> LayerRows {
         self.plan.layers[self.layer]
     }
 }
@@ -178,64 +175,6 @@ impl Model {
             matmul(rec, &layer.gate_up, s.normed.bind(), count, Epilogue::SwiGlu, &s.inner)?;
             matmul(rec, &layer.down, s.inner.bind(), count, Epilogue::Add, &hidden)?;
         }
-        Ok(())
-    }
-
-    /// Ranks the block's rows and selects those that the cache retains; `None` when that is all of them.
-    /// Leaves the rows that propagate in `index[1]` when they are not the same ones.
-    fn choose(
-        &self,
-        rec: &mut Recorder,
-        s: &PrefillScratch,
-        block: &Block,
-        prefix: usize,
-    ) -> Result<Option<usize>> {
-        let rows = block.rows();
-        let Some(scoring) = block.plan.scoring.filter(|_| rows.drops()) else { return Ok(None) };
-        let heads = self.config.heads;
-        let Scoring { recent, ramp, protected, sinks } = scoring;
-        let columns = rows.enter - protected;
-        let shape = ScoreShape {
-            query_heads: heads.query,
-            kv_heads: heads.kv,
-            dim: heads.dim,
-            per_head: block.per_head,
-        };
-        // The first rows of a later block are no sinks: those are in the cache already.
-        let forced = if block.start == 0 { sinks } else { 0 };
-        let scale = self.attention_scale();
-        score(
-            rec, &s.q, &s.lse, &s.k, shape, scale, prefix, rows.enter, recent, ramp, forced, columns,
-            &s.scores,
-        )?;
-        let sets = if block.per_head { heads.kv } else { 1 };
-        let mut pick =
-            |keep: usize, out| select(rec, &s.scores, sets, columns, keep - protected, protected, out);
-        if rows.retain < rows.enter {
-            pick(rows.retain, &s.index[0])?;
-        }
-        if rows.propagate < rows.enter && rows.propagate != rows.retain {
-            pick(rows.propagate, &s.index[1])?;
-        }
-        Ok((rows.retain < rows.enter).then_some(0))
-    }
-
-    /// Gathers the hidden rows that go on, and their positions.
-    fn propagate(
-        &self,
-        rec: &mut Recorder,
-        s: &PrefillScratch,
-        block: &mut Block,
-        retained: Option<usize>,
-    ) -> Result<()> {
-        let rows = block.rows();
-        let same = retained.filter(|_| rows.retain == rows.propagate);
-        let index = &s.index[same.unwrap_or(1)];
-        let (from, to) = (block.side, 1 - block.side);
-        let (count, width) = (rows.propagate, self.config.width);
-        gather(rec, s.hidden[from].bind(), (rows.enter, width), index.bind(), count, s.hidden[to].bind())?;
-        gather(rec, s.positions[from].bind(), (rows.enter, 1), index.bind(), count, s.positions[to].bind())?;
-        block.side = to;
         Ok(())
     }
 

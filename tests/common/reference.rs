@@ -3,7 +3,9 @@
 //! How many rows a policy keeps is taken from its plan; which ones they are is worked out here from whole
 //! attention matrices and a sort.
 
-use benben::kv::policy::{BlockPlan, Full, Policy, Scoring};
+use std::ops::Range;
+
+use benben::kv::policy::{BlockPlan, Full, Measure, Policy, Pooling, Scoring};
 use benben::model::Config;
 use benben::weights::ModelFile;
 use half::f16;
@@ -49,8 +51,8 @@ pub struct Rows {
 struct Attended {
     /// `[row][query heads * dim]`
     out: Vec<Vec<f64>>,
-    /// What each row of the block received from the recent ones: `[KV head][row]`.
-    received: Vec<Vec<f64>>,
+    /// What each row of the block received from the queries that score: `[term][KV head][row]`.
+    received: Vec<Vec<Vec<f64>>>,
 }
 
 fn matvec(matrix: &[f32], x: &[f64]) -> Vec<f64> {
@@ -87,6 +89,50 @@ fn largest(scores: &[f64], sinks: usize, keep: usize) -> Vec<usize> {
     order.truncate(keep);
     order.sort_unstable();
     order
+}
+
+/// What the attention of row `i` to row `j` counts in a block of `count` rows.
+fn share(measure: &Measure, i: usize, j: usize, count: usize) -> f64 {
+    let recent = measure.recent.min(count);
+    let oldest = count - recent;
+    if i < oldest {
+        return 0.0;
+    }
+    let step = (i - oldest) as f64 / (recent - 1).max(1) as f64;
+    let weight = f64::from(measure.ramp.first) + f64::from(measure.ramp.last - measure.ramp.first) * step;
+    let queries = (oldest.max(j)..count).count();
+    if measure.averaged { weight / queries as f64 } else { weight }
+}
+
+/// What some KV heads together give the first `columns` rows, from what the rows received under each term.
+fn scores(
+    scoring: &Scoring,
+    received: &[Vec<Vec<f64>>],
+    keys: &[Vec<Row>],
+    heads: Range<usize>,
+    columns: usize,
+) -> Vec<f64> {
+    let mut best = vec![0.0f64; columns];
+    for (term, received) in scoring.terms.iter().zip(received) {
+        let length = |g: usize, j: usize| keys[g][j].v.iter().map(|v| v * v).sum::<f64>().sqrt();
+        let raw = |j: usize| {
+            let sum: f64 = heads.clone().map(|g| received[g][j]).sum();
+            let lengths: f64 = heads.clone().map(|g| length(g, j)).sum();
+            if term.measure.by_value { sum * lengths } else { sum }
+        };
+        let raw: Vec<f64> = (0..columns).map(raw).collect();
+        for j in scoring.sinks..columns {
+            let (Pooling::Max(window) | Pooling::Average(window)) = term.pooling.unwrap_or(Pooling::Max(1));
+            let begin = j.saturating_sub(window / 2).max(scoring.sinks);
+            let around = &raw[begin..columns.min(j + window / 2 + 1)];
+            let pooled = match term.pooling {
+                Some(Pooling::Average(_)) => around.iter().sum::<f64>() / around.len() as f64,
+                _ => around.iter().copied().fold(0.0, f64::max),
+            };
+            best[j] = best[j].max(pooled);
+        }
+    }
+    best
 }
 
 impl Reference {
@@ -144,7 +190,7 @@ impl Reference {
             let keys = self.keys(layer, &normed, &positions);
             let queries = normed.iter().zip(&positions).map(|(x, &p)| self.rotated(matvec(&layer.q, x), p));
             let queries: Vec<_> = queries.collect();
-            let attended = self.attend(&live.rows[l], &keys, &queries, plan.scoring);
+            let attended = self.attend(&live.rows[l], &keys, &queries, plan.scoring.as_ref());
             for (row, out) in hidden.iter_mut().zip(&attended.out) {
                 add(row, matvec(&layer.output, out));
                 let x = norm(row, &layer.ffn_norm, epsilon);
@@ -152,24 +198,23 @@ impl Reference {
                 let inner: Vec<f64> = gated.map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
                 add(row, matvec(&layer.down, &inner));
             }
-            let select = |scores: &[f64], keep: usize| match plan.scoring {
-                Some(s) if keep < scores.len() => {
-                    let columns = scores.len() - s.protected;
-                    let mut kept = largest(&scores[..columns], s.sinks, keep - s.protected);
-                    kept.extend(columns..scores.len());
+            let select = |heads: Range<usize>, keep: usize| match &plan.scoring {
+                Some(scoring) if keep < counts.enter => {
+                    let columns = counts.enter - counts.protected;
+                    let scores = scores(scoring, &attended.received, &keys, heads, columns);
+                    let mut kept = largest(&scores, scoring.sinks, keep - counts.protected);
+                    kept.extend(columns..counts.enter);
                     kept
                 }
-                _ => (0..scores.len()).collect(),
+                _ => (0..counts.enter).collect(),
             };
-            let column = |j: usize| attended.received.iter().map(|head| head[j]).sum();
-            let shared: Vec<f64> = (0..hidden.len()).map(column).collect();
-            for (g, keys) in keys.iter().enumerate() {
-                let scores = if per_head { &attended.received[g] } else { &shared };
-                let kept = select(scores, counts.retain).into_iter().map(|j| keys[j].stored());
+            for (g, own) in keys.iter().enumerate() {
+                let heads = if per_head { g..g + 1 } else { 0..keys.len() };
+                let kept = select(heads, counts.retain).into_iter().map(|j| own[j].stored());
                 live.rows[l][g].extend(kept);
             }
             if l + 1 < self.layers.len() {
-                let kept = select(&shared, counts.propagate);
+                let kept = select(0..keys.len(), counts.propagate);
                 hidden = kept.iter().map(|&j| hidden[j].clone()).collect();
                 positions = kept.iter().map(|&j| positions[j]).collect();
             }
@@ -209,18 +254,12 @@ impl Reference {
         earlier: &[Vec<Row>],
         block: &[Vec<Row>],
         queries: &[Vec<f64>],
-        scoring: Option<Scoring>,
+        scoring: Option<&Scoring>,
     ) -> Attended {
         let (heads, count) = (self.config.heads, queries.len());
-        let mut received = vec![vec![0.0; count]; heads.kv];
+        let terms = scoring.map_or(&[][..], |s| &s.terms);
+        let mut received = vec![vec![vec![0.0; count]; heads.kv]; terms.len()];
         let mut out = vec![vec![0.0; heads.q_width()]; count];
-        let share = |i: usize| match scoring {
-            Some(s) if i + s.recent >= count => {
-                let step = (i + s.recent - count) as f64 / (s.recent - 1).max(1) as f64;
-                f64::from(s.ramp.first) + f64::from(s.ramp.last - s.ramp.first) * step
-            }
-            _ => 0.0,
-        };
         for (i, query) in queries.iter().enumerate() {
             for (h, q) in query.chunks_exact(heads.dim).enumerate() {
                 let g = h / heads.group();
@@ -232,8 +271,10 @@ impl Reference {
                 for (weight, row) in weights.iter().zip(&seen) {
                     own.iter_mut().zip(&row.v).for_each(|(o, v)| *o += weight * v);
                 }
-                for (j, weight) in weights[earlier[g].len()..].iter().enumerate() {
-                    received[g][j] += share(i) * weight;
+                for (term, received) in terms.iter().zip(&mut received) {
+                    for (j, weight) in weights[earlier[g].len()..].iter().enumerate() {
+                        received[g][j] += share(&term.measure, i, j, count) * weight;
+                    }
                 }
             }
         }

@@ -2,14 +2,11 @@
 //!
 //! Nothing that an early layer ranks low is lost to the later ones, so prefill costs as much as the dense one.
 
-use super::{BlockPlan, Budget, LayerRows, Policy, Scoring};
-use crate::kernels::score::Ramp;
-use crate::{Error, Result};
+use super::{BlockPlan, Budget, Policy, Ramp, SINKS, Scoring, refuse_nothing};
+use crate::Result;
 
 /// Recent rows that rank the others.
 const RECENT: usize = 64;
-/// First tokens that are always kept.
-const SINKS: usize = 4;
 
 /// Row eviction after a dense prefill, ranked by PyramidInfer's score.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,17 +33,11 @@ impl Policy for KvOnly {
     }
 
     fn plan(&self, rows: usize, layers: usize) -> Result<BlockPlan> {
-        if rows == 0 || layers == 0 {
-            return Err(Error::Invalid(format!(
-                "{rows} rows over {layers} layers is nothing to select from"
-            )));
-        }
+        refuse_nothing(rows, layers)?;
         let recent = RECENT.min(rows);
         let counts = self.budget.spread(rows, layers, recent + SINKS, false)?;
-        let layers =
-            counts.into_iter().map(|retain| LayerRows { enter: rows, retain, propagate: rows }).collect();
         let ramp = Ramp { first: 1.0 / recent as f32, last: 1.0 };
-        Ok(BlockPlan { layers, scoring: Some(Scoring { recent, ramp, protected: recent, sinks: SINKS }) })
+        Ok(BlockPlan::evict(rows, counts, |_| recent, Scoring::recent(recent, ramp, SINKS)))
     }
 
     fn per_head(&self) -> bool {

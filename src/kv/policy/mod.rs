@@ -3,21 +3,47 @@
 //! For a block of prompt rows, and for each layer, a policy says how many rows are *retained* for decode and how
 //! many *propagate* as hidden rows to the next layer. Which ones these are is decided on the device, by score;
 //! how many, never, so that nothing has to be read back to size a dispatch.
+//!
+//! A policy is a composition of choices that know nothing of each other:
+//!
+//! ```text
+//! which queries score, how they are weighted, normalised, pooled      Scoring, a list of Terms
+//! how many rows, and how the layers share them                        Budget
+//! which rows are never up for selection                               LayerRows::protected, Scoring::sinks
+//! one selection a layer or one for each KV head                       Policy::per_head
+//! whether dropped rows still run through deeper layers                LayerRows::propagate
+//! ```
 
+mod h2o;
+mod joint;
 mod kv_only;
 mod pyramid;
+mod pyramid_kv;
 mod ramp;
+mod snap_kv;
+mod streaming;
 mod thinning;
+mod tova;
 mod tsp;
 
-use crate::Result;
-use crate::kernels::score::Ramp;
+use crate::{Error, Result};
 
+pub use crate::kernels::pool::Pooling;
+pub use crate::kernels::score::{Measure, Ramp};
+pub use h2o::H2o;
+pub use joint::Joint;
 pub use kv_only::KvOnly;
 pub use pyramid::{Preset, Pyramid, Select};
+pub use pyramid_kv::PyramidKv;
 pub use ramp::Budget;
+pub use snap_kv::SnapKv;
+pub use streaming::Streaming;
 pub use thinning::{ThinStep, Thinning, ThinningState};
+pub use tova::Tova;
 pub use tsp::Tsp;
+
+/// First tokens that are always kept, because attention rests on them when it has nothing better to do.
+const SINKS: usize = 4;
 
 /// A rule for which rows live.
 pub trait Policy: std::fmt::Debug + Send + Sync {
@@ -55,6 +81,15 @@ pub struct BlockPlan {
     pub scoring: Option<Scoring>,
 }
 
+impl BlockPlan {
+    /// Every row runs through every layer, and each layer's cache retains its count of them, the last
+    /// `protected(count)` among them.
+    fn evict(rows: usize, counts: Vec<usize>, protected: impl Fn(usize) -> usize, scoring: Scoring) -> Self {
+        let layer = |retain| LayerRows { enter: rows, retain, propagate: rows, protected: protected(retain) };
+        Self { layers: counts.into_iter().map(layer).collect(), scoring: Some(scoring) }
+    }
+}
+
 /// What one layer does with the rows that enter it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerRows {
@@ -64,6 +99,8 @@ pub struct LayerRows {
     pub retain: usize,
     /// Hidden rows that go on to the next layer.
     pub propagate: usize,
+    /// The last rows of the block, which are never dropped.
+    pub protected: usize,
 }
 
 impl LayerRows {
@@ -74,16 +111,37 @@ impl LayerRows {
 }
 
 /// How the rows of a block are ranked.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Scoring {
-    /// The last rows of the block, whose attention decides.
-    pub recent: usize,
-    /// Their weights, from the oldest to the newest.
-    pub ramp: Ramp,
-    /// The last rows of the block, which are never dropped.
-    pub protected: usize,
+    /// A row scores the largest of what these give it. Without any, earlier rows rank higher.
+    pub terms: Vec<Term>,
     /// The first rows of the sequence, which are never dropped.
     pub sinks: usize,
+}
+
+impl Scoring {
+    /// One term, not pooled, over the last `recent` rows: PyramidInfer's.
+    fn recent(recent: usize, ramp: Ramp, sinks: usize) -> Self {
+        let measure = Measure { recent, ramp, averaged: false, by_value: false };
+        Self { terms: vec![Term { measure, pooling: None }], sinks }
+    }
+}
+
+/// One way to score rows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Term {
+    /// Which attention counts, and for how much.
+    pub measure: Measure,
+    /// What a row takes from its neighbours' scores.
+    pub pooling: Option<Pooling>,
+}
+
+/// Refuses shapes without rows or layers.
+fn refuse_nothing(rows: usize, layers: usize) -> Result<()> {
+    if rows == 0 || layers == 0 {
+        return Err(Error::Invalid(format!("{rows} rows over {layers} layers is nothing to select from")));
+    }
+    Ok(())
 }
 
 /// Keeps every row: the dense cache.
@@ -97,7 +155,7 @@ impl Policy for Full {
 
     fn plan(&self, rows: usize, layers: usize) -> Result<BlockPlan> {
         Ok(BlockPlan {
-            layers: vec![LayerRows { enter: rows, retain: rows, propagate: rows }; layers],
+            layers: vec![LayerRows { enter: rows, retain: rows, propagate: rows, protected: rows }; layers],
             scoring: None,
         })
     }

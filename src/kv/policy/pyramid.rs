@@ -2,14 +2,11 @@
 
 use std::f64::consts::PI;
 
-use super::{BlockPlan, Budget, LayerRows, Policy, Scoring, Thinning};
-use crate::kernels::score::Ramp;
+use super::{BlockPlan, Budget, LayerRows, Policy, Ramp, SINKS, Scoring, Thinning};
 use crate::{Error, Result};
 
 /// Columns that are never pruned to fewer (PyramidInfer's `min_context_length`).
 const MIN_CONTEXT: usize = 64;
-/// First tokens that are always kept.
-const SINKS: usize = 4;
 /// The newest recent row's weight, the oldest one's being 1.
 const DISTANCE_WEIGHT: f32 = 1.2;
 /// Recent rows of the schedules that are not published configurations.
@@ -92,13 +89,13 @@ impl Pyramid {
                 // The guard of the published rule stops pruning; it does not clamp to the least.
                 keep = if cut <= least { context } else { cut };
             }
-            let layer = LayerRows { enter, retain: enter, propagate: keep + protected };
+            let layer = LayerRows { enter, retain: enter, propagate: keep + protected, protected };
             enter = layer.propagate;
             layer
         };
         let layers = (0..layers).map(plan).collect();
         let ramp = Ramp { first: 1.0, last: DISTANCE_WEIGHT };
-        BlockPlan { layers, scoring: Some(Scoring { recent: protected, ramp, protected, sinks: SINKS }) }
+        BlockPlan { layers, scoring: Some(Scoring::recent(protected, ramp, SINKS)) }
     }
 }
 
@@ -127,13 +124,13 @@ impl Policy for Pyramid {
             };
             let propagate = target.min(enter);
             let retain = if select == Select::Own { propagate } else { enter };
-            let layer = LayerRows { enter, retain, propagate };
+            let layer = LayerRows { enter, retain, propagate, protected: recent };
             enter = propagate;
             layer
         };
         let layers = (0..layers).map(plan).collect();
         let ramp = Ramp { first: 1.0 / recent as f32, last: 1.0 };
-        Ok(BlockPlan { layers, scoring: Some(Scoring { recent, ramp, protected: recent, sinks }) })
+        Ok(BlockPlan { layers, scoring: Some(Scoring::recent(recent, ramp, sinks)) })
     }
 
     fn thinning(&self) -> Option<Thinning> {

@@ -2,14 +2,12 @@
 //!
 //! The single late drop is FastKV's remedy for the unstable ranking of early layers.
 
-use super::{BlockPlan, Budget, LayerRows, Policy, Scoring, ramp::FLOOR};
-use crate::kernels::score::Ramp;
-use crate::{Error, Result};
+use super::ramp::FLOOR;
+use super::{BlockPlan, Budget, LayerRows, Policy, Ramp, SINKS, Scoring, refuse_nothing};
+use crate::Result;
 
 /// Recent rows that rank the others.
 const RECENT: usize = 64;
-/// First tokens that are always kept.
-const SINKS: usize = 4;
 
 /// One drop of hidden rows.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,11 +37,7 @@ impl Policy for Tsp {
     }
 
     fn plan(&self, rows: usize, layers: usize) -> Result<BlockPlan> {
-        if rows == 0 || layers == 0 {
-            return Err(Error::Invalid(format!(
-                "{rows} rows over {layers} layers is nothing to select from"
-            )));
-        }
+        refuse_nothing(rows, layers)?;
         let recent = RECENT.min(rows);
         let counts = if let Budget::PerLayer(_) = self.budget {
             self.budget.spread(rows, layers, recent + SINKS, false)?
@@ -56,13 +50,13 @@ impl Policy for Tsp {
         let plan = |l: usize| {
             // The layer before the first short one drops, so that the short one never sees the rest.
             let propagate = counts[(l + 1).min(layers - 1)].min(enter);
-            let layer = LayerRows { enter, retain: enter, propagate };
+            let layer = LayerRows { enter, retain: enter, propagate, protected: recent };
             enter = propagate;
             layer
         };
         let layers = (0..layers).map(plan).collect();
         let ramp = Ramp { first: 1.0 / recent as f32, last: 1.0 };
-        Ok(BlockPlan { layers, scoring: Some(Scoring { recent, ramp, protected: recent, sinks: SINKS }) })
+        Ok(BlockPlan { layers, scoring: Some(Scoring::recent(recent, ramp, SINKS)) })
     }
 }
 
