@@ -8,10 +8,10 @@ use std::sync::Arc;
 use benben::gpu::{Family, Tuning};
 use benben::kv::Format;
 use benben::kv::policy::{Budget, Full, KvOnly, Policy, Preset, Pyramid, Select, Tsp};
-use benben::{KvBits, KvOptions, Model, Session, SessionOptions};
+use benben::{Gpu, KvBits, KvOptions, Model, Session, SessionOptions};
 use pollster::block_on;
 use testbed::reference::{Reference, Rows, loss};
-use testbed::tiny::{LAYERS, Tiny, prompt, vocab};
+use testbed::tiny::{LAYERS, Shape, Tiny, prompt, vocab};
 use testbed::{answer, gpu, greedy, load, model, session};
 
 /// Losses of the device and of the reference differ by f32 rounding, and by f16 rows rounded the other way.
@@ -41,9 +41,17 @@ fn worst(found: &[f32], expected: &[f64]) -> f64 {
 }
 
 fn assert_losses(model: &Arc<Model>, policy: impl Policy + Clone + 'static, tokens: usize) {
+    assert_losses_of(model, &Reference::new(&Tiny::new().file()), policy, tokens);
+}
+
+fn assert_losses_of(
+    model: &Arc<Model>,
+    reference: &Reference,
+    policy: impl Policy + Clone + 'static,
+    tokens: usize,
+) {
     let (prefix, continuation) = (prompt(1, tokens), prompt(2, 21));
-    let reference = Reference::new(&Tiny::new().file());
-    let expected = expected(&reference, &prefix, &continuation, &policy);
+    let expected = expected(reference, &prefix, &continuation, &policy);
     let mut session = Session::new(model, &options(policy.clone())).unwrap();
     let found = block_on(session.losses(&prefix, &continuation)).unwrap();
     let error = worst(&found, &expected);
@@ -52,7 +60,10 @@ fn assert_losses(model: &Arc<Model>, policy: impl Policy + Clone + 'static, toke
 
 /// Every token must be one that the reference, given the tokens before it, finds the most probable.
 fn assert_greedy(prompt: &[u32], tokens: &[u32], policy: &dyn Policy) {
-    let reference = Reference::new(&Tiny::new().file());
+    assert_greedy_of(&Reference::new(&Tiny::new().file()), prompt, tokens, policy);
+}
+
+fn assert_greedy_of(reference: &Reference, prompt: &[u32], tokens: &[u32], policy: &dyn Policy) {
     let mut rows = Rows::default();
     let mut logits = reference.prefill(&mut rows, prompt, policy).pop().expect("a last row");
     for (i, &token) in tokens.iter().enumerate() {
@@ -154,7 +165,8 @@ fn the_prompt_survives_an_answer_ten_times_as_long() {
     for (layer, rows) in session.kv().rows_per_layer.into_iter().enumerate() {
         let found = block_on(session.positions(layer)).unwrap();
         let present = found[0].iter().take_while(|&&p| (p as usize) < prompt.len()).count();
-        assert_eq!(present, prompt.len(), "layer {layer} lost rows of the prompt");
+        // The published rule's first block begins one row early, with the prompt's last one.
+        assert!(present + 1 >= prompt.len(), "layer {layer} lost all but {present} rows of the prompt");
         assert!(rows < 760, "layer {layer} was hardly thinned: {rows}");
     }
 }
@@ -183,17 +195,45 @@ fn every_row_format_stays_close() {
 
 #[test]
 fn both_kernel_families_agree() {
-    let base = Tuning { subgroups: false, ..gpu().tuning() };
-    let families = [Family::Lanes, Family::Groups].map(|family| gpu().with_tuning(Tuning { family, ..base }));
     for policy in [Pyramid::cosine(0.3, 1), Pyramid::cosine(1.0, 1)] {
         let prompt = prompt(12, 90);
-        let answers = families.clone().map(|gpu| {
+        let answers = families().map(|gpu| {
             let model = load(&gpu, &Tiny::new().file());
             assert_losses(&model, policy.clone(), 90);
             answer(&mut Session::new(&model, &options(policy.clone())).unwrap(), &prompt, 30)
         });
         assert_eq!(answers[0], answers[1]);
         assert_eq!(answers[0].len(), 30);
+    }
+}
+
+/// The device, once for each kernel family.
+fn families() -> [Gpu; 2] {
+    let base = Tuning { subgroups: false, ..gpu().tuning() };
+    [Family::Lanes, Family::Groups].map(|family| gpu().with_tuning(Tuning { family, ..base }))
+}
+
+#[test]
+fn odd_shapes_equal_the_reference() {
+    #[rustfmt::skip]
+    let shapes = [
+        Shape { width: 72, query: 3, kv: 3, dim: 24, ffn: 40 },
+        Shape { width: 8, query: 1, kv: 1, dim: 8, ffn: 8 },
+        Shape { width: 96, query: 7, kv: 1, dim: 80, ffn: 160 },
+        Shape { width: 104, query: 10, kv: 5, dim: 40, ffn: 232 },
+        Shape { width: 64, query: 2, kv: 1, dim: 256, ffn: 96 },
+    ];
+    for shape in shapes {
+        let file = Tiny::shaped(shape).file();
+        let reference = Reference::new(&file);
+        for gpu in families() {
+            let model = load(&gpu, &file);
+            assert_losses_of(&model, &reference, Pyramid::exact(vec![50, 41, 31, 19], Select::Own, 9, 2), 53);
+            // Decoding has kernels of its own: what it leaves in the cache must be what a prefill leaves.
+            let mut session = Session::new(&model, &options(Full)).unwrap();
+            let tokens = answer(&mut session, &prompt(3, 9), 12);
+            assert_greedy_of(&reference, &prompt(3, 9), &tokens, &Full);
+        }
     }
 }
 
