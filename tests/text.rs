@@ -2,53 +2,22 @@
 //! `tokenizers` library agree on. Needs the model file (BENBEN_MODEL) and the golden data (BENBEN_SHARED),
 //! and says so when one is absent; `text_small.rs` needs neither.
 
+mod common;
 #[path = "common/gguf_vocab.rs"]
 mod gguf_vocab;
 
-use std::{env, fs, io, io::Write, path::PathBuf, sync::OnceLock};
+use std::sync::OnceLock;
 
 use benben::text::{Message, Special, Text};
-use serde_json::Value;
-
-/// Written past the test harness, which would swallow `eprintln!` in a test that passes.
-fn skipped(reason: &str) {
-    writeln!(io::stderr(), "SKIPPED: {reason}").expect("standard error is open");
-}
+use common::{golden_json, golden_text, u32s};
 
 fn model() -> Option<&'static Text> {
     static MODEL: OnceLock<Option<Text>> = OnceLock::new();
     let load = || {
-        let cached = || {
-            let home = env::var_os("HOME")?;
-            Some(PathBuf::from(home).join(".cache/benben/SmolLM2-135M-Instruct.Q4_1.gguf"))
-        };
-        let path = env::var_os("BENBEN_MODEL").map(PathBuf::from).or_else(cached)?;
-        if !path.exists() {
-            skipped(&format!("no model at {} (set BENBEN_MODEL)", path.display()));
-            return None;
-        }
-        Some(Text::from_vocabulary(gguf_vocab::read(&path)).expect("the vocabulary is sound"))
+        let vocabulary = gguf_vocab::read(&common::model_file()?);
+        Some(Text::from_vocabulary(vocabulary).expect("the vocabulary is sound"))
     };
     MODEL.get_or_init(load).as_ref()
-}
-
-fn golden(name: &str) -> Option<String> {
-    let fallback = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared");
-    let shared = env::var_os("BENBEN_SHARED").map_or_else(fallback, PathBuf::from);
-    let path = shared.join("golden").join(name);
-    let text = fs::read_to_string(&path);
-    if text.is_err() {
-        skipped(&format!("no golden data at {} (set BENBEN_SHARED)", path.display()));
-    }
-    text.ok()
-}
-
-fn golden_json(name: &str) -> Option<Value> {
-    golden(name).map(|text| serde_json::from_str(&text).expect("golden data is JSON"))
-}
-
-fn ids(value: &Value) -> Vec<u32> {
-    value.as_array().expect("a list of ids").iter().map(|id| id.as_u64().expect("an id") as u32).collect()
 }
 
 #[test]
@@ -58,8 +27,8 @@ fn golden_strings_have_the_golden_ids() {
     assert_eq!(cases.len(), 80);
     for case in cases {
         let text = case["text"].as_str().expect("text");
-        let parsed = ids(&case["ids"]);
-        let literal = case.get("ids_specials_as_text").map_or_else(|| parsed.clone(), ids);
+        let parsed = u32s(&case["ids"]);
+        let literal = case.get("ids_specials_as_text").map_or_else(|| parsed.clone(), u32s);
         assert_eq!(model.encode(text, Special::Parse).expect("encodes"), parsed, "{text:?}");
         assert_eq!(model.encode(text, Special::AsText).expect("encodes"), literal, "{text:?} as text");
         assert_eq!(model.decode(&literal).expect("decodes"), text);
@@ -74,7 +43,7 @@ fn golden_strings_have_the_golden_ids() {
 
 #[test]
 fn a_whole_book_comes_back() {
-    let (Some(model), Some(book)) = (model(), golden("text/alice.txt")) else { return };
+    let (Some(model), Some(book)) = (model(), golden_text("text/alice.txt")) else { return };
     let ids = model.encode(&book, Special::Parse).expect("encodes");
     assert_eq!(ids.len(), 39_356);
     assert!(model.decode(&ids).expect("decodes") == book, "the decoded book differs");
@@ -100,7 +69,7 @@ fn chatml_with_the_default_system_message() {
 fn the_chat_prompt_has_the_golden_ids() {
     let (Some(model), Some(golden)) = (model(), golden_json("prompts_greedy.json")) else { return };
     let chat = golden["prompts"].as_array().expect("prompts").iter().find(|p| p["name"] == "chat: Hi there!");
-    let expected = ids(&chat.expect("the chat prompt")["ids"]);
+    let expected = u32s(&chat.expect("the chat prompt")["ids"]);
     assert_eq!(model.prompt(&[Message::user("Hi there!")]).expect("a prompt"), expected);
 }
 

@@ -4,35 +4,11 @@
 //! SmolLM2-135M-Instruct (`BENBEN_MODEL`, or the cache directory); says so and passes without them.
 //! Hostile files have a test of their own, `weights_hostile.rs`.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+mod common;
 
 use benben::weights::{Dtype, ModelFile, RowFormat, dequantize_row, natural_format, pack, unpack};
+use common::{golden, model_file};
 use safetensors::SafeTensors;
-
-/// A golden file's bytes, or a loud `None`.
-fn golden(name: &str) -> Option<Vec<u8>> {
-    let shared = std::env::var_os("BENBEN_SHARED")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
-    let path = shared.join("golden").join(name);
-    let bytes = fs::read(&path).ok();
-    if bytes.is_none() {
-        eprintln!("SKIPPED: no golden data at {}", path.display());
-    }
-    bytes
-}
-
-fn smollm2() -> Option<PathBuf> {
-    let path = std::env::var_os("BENBEN_MODEL").map(PathBuf::from).or_else(|| {
-        let home = std::env::var_os("HOME")?;
-        Some(Path::new(&home).join(".cache/benben/SmolLM2-135M-Instruct.Q4_1.gguf"))
-    })?;
-    if !path.is_file() {
-        eprintln!("SKIPPED: no model at {} (set BENBEN_MODEL)", path.display());
-        return None;
-    }
-    Some(path)
-}
 
 fn f32s(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
@@ -113,7 +89,7 @@ fn narrower_formats_stay_within_half_a_scale() {
 
 #[test]
 fn a_whole_model_reads_like_the_reference() {
-    let (Some(path), Some(checks)) = (smollm2(), golden("dequant_checks.json")) else { return };
+    let (Some(path), Some(checks)) = (model_file(), golden("dequant_checks.json")) else { return };
     let checks: serde_json::Value = serde_json::from_slice(&checks).unwrap();
     let file = ModelFile::open(&path).unwrap();
     assert_eq!(file.tensors().count(), 272);

@@ -1,6 +1,5 @@
 //! Opening a model: its file, its text, the plan, the upload.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use crate::gpu::Gpu;
@@ -33,9 +32,10 @@ impl Model {
     ///
     /// # Errors
     /// What is wrong with the file; [`Error::DoesNotFit`] before anything is uploaded; [`Error::DeviceLost`].
+    #[cfg(not(target_arch = "wasm32"))]
     pub async fn load(
         gpu: &Gpu,
-        path: impl AsRef<Path>,
+        path: impl AsRef<std::path::Path>,
         options: &LoadOptions,
         progress: impl FnMut(Progress),
     ) -> Result<Arc<Self>> {
@@ -45,7 +45,7 @@ impl Model {
     /// Loads a model from a file that is already open.
     ///
     /// # Errors
-    /// As [`Model::load`].
+    /// What is wrong with the file; [`Error::DoesNotFit`] before anything is uploaded; [`Error::DeviceLost`].
     pub async fn from_file(
         gpu: &Gpu,
         file: &ModelFile,

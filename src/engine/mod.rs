@@ -6,7 +6,7 @@
 //! work.rs       the next piece of work: a layer of a block, a layer of a step, a head
 //! generate.rs   pieces → tokens, as an async stream
 //! frame.rs      pieces → tokens, within a time budget per frame
-//! score.rs      the loss of a continuation
+//! score.rs      logits, and the loss of a continuation
 //! ```
 
 mod frame;

@@ -1,12 +1,30 @@
-//! The loss of a continuation, teacher-forced over a compressed prefix.
+//! What the model makes of a prompt, without an answer: its logits, or the loss of a given continuation.
 
 use super::session::Session;
-use super::work::not_reserved;
+use super::work::{Course, not_reserved};
 use crate::gpu::Class;
 use crate::kernels::nll::nll;
 use crate::{Error, Result};
 
 impl Session {
+    /// Runs what was appended as the policy says and returns the logits of its last token, one for each entry of
+    /// the vocabulary. That token stays pending, so an answer can be generated as if nobody had looked.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when nothing was appended, [`Error::DeviceLost`].
+    pub async fn logits(&mut self) -> Result<Vec<f32>> {
+        let course = self.run_prompt(0)?;
+        let vocab = self.model.config().vocab;
+        let d = self.decode.as_ref().ok_or_else(not_reserved)?;
+        let logits = self.rec.read(&d.logits, 0, vocab);
+        self.rec.submit();
+        // Before the wait, so that a caller who gives it up leaves a sound session.
+        self.end(&course);
+        let logits = logits.await?;
+        self.model.gpu().check()?;
+        Ok(logits)
+    }
+
     /// Runs `prefix` as the policy says and returns the natural-log loss of every token of `continuation`, which
     /// sees what is left of the prefix and all of itself. The session is empty before and holds both after.
     ///
@@ -23,17 +41,12 @@ impl Session {
         self.check_room(prefix.len(), continuation)?;
         self.clear();
         self.append(prefix)?;
-        let mut course = self.begin(continuation.len())?;
+        self.run_prompt(continuation.len())?;
         let vocab = self.model.config().vocab;
         let gpu = self.model.gpu().clone();
         let out = gpu.tensor::<f32>(Class::Scratch, "losses", continuation.len());
         let targets = gpu.tensor_with(Class::Scratch, "targets", continuation);
-        while !course.at_head() {
-            self.advance(&mut course, &super::Sampling::default())?;
-            self.rec.submit();
-        }
         let d = self.decode.as_ref().ok_or_else(not_reserved)?;
-        self.model.logits(&mut self.rec, d)?;
         nll(&mut self.rec, &d.logits, targets.bind(), 1, vocab, &out, 0)?;
         self.append(&continuation[..continuation.len() - 1])?;
         if continuation.len() > 1 {
@@ -44,6 +57,18 @@ impl Session {
         let losses = losses.await?;
         gpu.check()?;
         Ok(losses)
+    }
+
+    /// Runs the pending tokens up to the logits of the last one, with room for `answer` tokens after them.
+    fn run_prompt(&mut self, answer: usize) -> Result<Course> {
+        let mut course = self.begin(answer)?;
+        while !course.at_head() {
+            self.advance(&mut course, &super::Sampling::default())?;
+            self.rec.submit();
+        }
+        let d = self.decode.as_ref().ok_or_else(not_reserved)?;
+        self.model.logits(&mut self.rec, d)?;
+        Ok(course)
     }
 
     /// Runs the pending tokens as one dense block and records the loss of each one's successor.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::generate::Timing;
 use crate::gpu::{Class, Recorder, Tensor};
+use crate::kernels::thin;
 use crate::kv::policy::{Thinning, ThinningState};
 use crate::kv::{Cache, KvOptions};
 use crate::model::{DecodeScratch, Model, PrefillScratch};
@@ -185,6 +186,10 @@ impl Session {
         let capacity = (0..config.layers).map(|l| self.cache.layer(l).capacity).max().unwrap_or(0);
         if !self.decode.as_ref().is_some_and(|d| d.fits(capacity)) {
             let thins = self.kv.policy.thinning().is_some();
+            if thins {
+                // The first block is due amid an answer, which is no time to compile.
+                thin::variants().iter().try_for_each(|key| gpu.kernel(key).map(drop))?;
+            }
             self.decode = Some(DecodeScratch::new(gpu, config, capacity, thins));
             replaced = true;
         }

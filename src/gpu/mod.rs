@@ -18,6 +18,7 @@ mod readback;
 mod recorder;
 mod shader;
 mod tensor;
+mod timer;
 mod tuning;
 
 pub use account::{Bytes, Class, Counters};
@@ -25,7 +26,8 @@ pub use adapter::{AdapterChoice, AdapterSummary, adapters, optional_features, re
 pub use device::Gpu;
 pub use kernel::Kernel;
 pub use readback::Pending;
-pub use recorder::{Recorder, Submission};
+pub use recorder::Recorder;
 pub use shader::{Shader, ShaderKey, assemble, binding_access};
 pub use tensor::{Binding, Element, Tensor, VIEW_ALIGNMENT};
+pub use timer::Submission;
 pub use tuning::{Family, Tuning};

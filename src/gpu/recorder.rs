@@ -7,12 +7,12 @@
 use std::collections::HashMap;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 use super::device::Gpu;
 use super::kernel::{Kernel, PARAMS_BYTES};
 use super::readback::{Pending, Signal};
 use super::tensor::{Binding, Element, Tensor};
+use super::timer::{Submission, Timer};
 use crate::{Error, Result};
 
 /// Dispatches that one submission can hold before the recorder submits on its own.
@@ -37,43 +37,6 @@ enum Command {
     Copy { from: wgpu::Buffer, from_offset: u64, to: wgpu::Buffer, to_offset: u64, bytes: u64 },
 }
 
-#[derive(Debug)]
-struct Timer {
-    queries: wgpu::QuerySet,
-    resolved: wgpu::Buffer,
-}
-
-/// A submission that can be awaited; it yields the time it took on the device.
-#[derive(Debug)]
-#[must_use = "await the submission, or use `submit`"]
-pub struct Submission {
-    signal: Signal,
-    started: web_time::Instant,
-    stamps: Option<(Pending<u32>, f32)>,
-}
-
-impl Submission {
-    /// True once the device has finished.
-    pub fn is_done(&self) -> bool {
-        self.signal.is_set()
-    }
-
-    /// Waits until the device has finished. Returns the device's own time where it has timestamps, else the
-    /// time since the submission.
-    ///
-    /// # Errors
-    /// [`Error::DeviceLost`].
-    pub async fn done(self) -> Result<Duration> {
-        std::future::poll_fn(|cx| self.signal.poll(cx)).await?;
-        let wall = self.started.elapsed();
-        let Some((pending, period)) = self.stamps else { return Ok(wall) };
-        let words = pending.await?;
-        let stamp = |i: usize| u64::from(words[2 * i]) | u64::from(words[2 * i + 1]) << 32;
-        let ticks = stamp(1).saturating_sub(stamp(0));
-        Ok(Duration::from_nanos((ticks as f64 * f64::from(period)) as u64))
-    }
-}
-
 impl Recorder {
     /// A recorder with an empty list.
     pub fn new(gpu: &Gpu) -> Self {
@@ -84,19 +47,6 @@ impl Recorder {
             usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
-        let timer = device.features().contains(wgpu::Features::TIMESTAMP_QUERY).then(|| Timer {
-            queries: device.create_query_set(&wgpu::QuerySetDescriptor {
-                label: Some("timer"),
-                ty: wgpu::QueryType::Timestamp,
-                count: 2,
-            }),
-            resolved: device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("timer"),
-                size: 16,
-                usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
-                mapped_at_creation: false,
-            }),
-        });
         Self {
             gpu: gpu.clone(),
             arena,
@@ -105,7 +55,7 @@ impl Recorder {
             reads: Vec::new(),
             groups: HashMap::new(),
             key: Vec::new(),
-            timer,
+            timer: Timer::new(device),
         }
     }
 
@@ -294,13 +244,13 @@ impl Recorder {
     fn encode(&mut self, encoder: &mut wgpu::CommandEncoder, timer: Option<&Timer>) {
         let mut pass: Option<wgpu::ComputePass<'static>> = None;
         if let Some(timer) = timer {
-            encoder.begin_compute_pass(&stamp(timer, 0));
+            encoder.begin_compute_pass(&timer.stamp(0));
         }
         let last = self.commands.len().saturating_sub(usize::from(timer.is_some()));
         for (i, command) in self.commands.drain(..).enumerate() {
             if let (true, Some(timer)) = (i == last, timer) {
                 pass = None;
-                encoder.begin_compute_pass(&stamp(timer, 1));
+                encoder.begin_compute_pass(&timer.stamp(1));
                 encoder.resolve_query_set(&timer.queries, 0..2, &timer.resolved, 0);
             }
             match command {
@@ -318,17 +268,5 @@ impl Recorder {
                 }
             }
         }
-    }
-}
-
-/// An empty pass that writes one of the timer's two stamps; WebGPU has timestamps only at a pass's ends.
-fn stamp(timer: &Timer, index: u32) -> wgpu::ComputePassDescriptor<'_> {
-    wgpu::ComputePassDescriptor {
-        label: Some("timer"),
-        timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
-            query_set: &timer.queries,
-            beginning_of_pass_write_index: (index == 0).then_some(0),
-            end_of_pass_write_index: (index == 1).then_some(1),
-        }),
     }
 }

@@ -12,6 +12,8 @@ mod config;
 mod decode;
 mod load;
 mod prefill;
+#[cfg(test)]
+mod probes;
 mod rope;
 mod scratch;
 mod synthetic;

@@ -34,7 +34,7 @@ pub struct Block {
     /// The next layer.
     layer: usize,
     /// Which of the two hidden buffers holds the rows.
-    side: usize,
+    pub(super) side: usize,
     per_head: bool,
     /// Every row is wanted after the last layer, not only the last one.
     all_rows: bool,

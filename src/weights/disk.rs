@@ -1,11 +1,12 @@
 //! Model files on disk: which files a path means, mapped into memory.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Component, Path};
 
 use super::file::Source;
-use super::{ModelFile, gguf, safetensors};
+use super::{ModelFile, gguf, names};
 use crate::{Error, Result};
 
 /// The index of a sharded checkpoint.
@@ -55,7 +56,7 @@ impl ModelFile {
 
 /// Opens every shard of an index and checks that each tensor is where the index says.
 fn open_shards(label: &str, directory: &Path, index: &[u8]) -> Result<ModelFile> {
-    let shards = safetensors::shards(label, index)?;
+    let shards = shards(label, index)?;
     let mut files = Vec::new();
     for name in shards.keys() {
         let path = directory.join(name);
@@ -78,6 +79,32 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Error {
     Error::File { path: path.display().to_string(), reason: error.to_string() }
 }
 
+/// The shards that an index (`model.safetensors.index.json`) names, each with the tensors it should hold.
+///
+/// # Errors
+/// [`Error::Format`] if the index is not one, or names a shard that is not simply a file beside it.
+fn shards(file: &str, index: &[u8]) -> Result<BTreeMap<String, Vec<String>>> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let index: Index = serde_json::from_slice(index)
+        .map_err(|error| Error::format(file, format!("it is no safetensors index: {error}")))?;
+    let mut shards = BTreeMap::<String, Vec<String>>::new();
+    for (tensor, shard) in index.weight_map {
+        let mut parts = Path::new(&shard).components();
+        let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
+        if !plain || shard.contains(['/', '\\', ':']) {
+            return Err(Error::format(
+                file,
+                format!("tensor '{tensor}' is in '{shard}', which is not a file name in the same directory"),
+            ));
+        }
+        shards.entry(shard).or_default().push(names::canonical(&tensor));
+    }
+    Ok(shards)
+}
+
 fn map(path: &Path) -> Result<Source> {
     let map = File::open(path).and_then(|file| crate::trusted::map_file(&file));
     map.map(Source::Mapped).map_err(|error| unreadable(path, &error))
@@ -92,5 +119,23 @@ fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(unreadable(path, &error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_names_files_beside_it() {
+        let index =
+            |shard: &str| serde_json::json!({ "weight_map": { "lm_head.weight": shard } }).to_string();
+        let good = shards("test", index("model-1.safetensors").as_bytes()).unwrap();
+        assert_eq!(good["model-1.safetensors"], ["output.weight"]);
+        for bad in ["../secret", "/etc/passwd", "a/b", "", ".", "..", "a\\b", "C:x"] {
+            let message = shards("test", index(bad).as_bytes()).unwrap_err().to_string();
+            assert!(message.contains("not a file name"), "{bad}: {message}");
+        }
+        assert!(shards("test", b"{}").is_err());
     }
 }

@@ -7,9 +7,6 @@
 //! The crate checks that shapes, types and ranges agree and that ranges follow each other without gaps;
 //! that they end where the file ends is checked here.
 
-use std::collections::BTreeMap;
-use std::path::{Component, Path};
-
 use ::safetensors::tensor::{Dtype as FileDtype, Metadata};
 
 use super::{Dtype, Location, TensorInfo, names};
@@ -66,32 +63,6 @@ pub(super) fn parse(file: &str, source: usize, bytes: &[u8]) -> Result<Vec<Tenso
     Ok(tensors)
 }
 
-/// The shards that an index (`model.safetensors.index.json`) names, each with the tensors it should hold.
-///
-/// # Errors
-/// [`Error::Format`] if the index is not one, or names a shard that is not simply a file beside it.
-pub(super) fn shards(file: &str, index: &[u8]) -> Result<BTreeMap<String, Vec<String>>> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-    let index: Index = serde_json::from_slice(index)
-        .map_err(|error| Error::format(file, format!("it is no safetensors index: {error}")))?;
-    let mut shards = BTreeMap::<String, Vec<String>>::new();
-    for (tensor, shard) in index.weight_map {
-        let mut parts = Path::new(&shard).components();
-        let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
-        if !plain || shard.contains(['/', '\\', ':']) {
-            return Err(Error::format(
-                file,
-                format!("tensor '{tensor}' is in '{shard}', which is not a file name in the same directory"),
-            ));
-        }
-        shards.entry(shard).or_default().push(names::canonical(&tensor));
-    }
-    Ok(shards)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,18 +112,5 @@ mod tests {
         };
         let header = format!("{{{}}}", (0..8).map(entry).collect::<Vec<_>>().join(","));
         assert!(refusal(&header, &[0; 8]).contains("but 8 follow"));
-    }
-
-    #[test]
-    fn an_index_names_files_beside_it() {
-        let index =
-            |shard: &str| serde_json::json!({ "weight_map": { "lm_head.weight": shard } }).to_string();
-        let good = shards("test", index("model-1.safetensors").as_bytes()).unwrap();
-        assert_eq!(good["model-1.safetensors"], ["output.weight"]);
-        for bad in ["../secret", "/etc/passwd", "a/b", "", ".", "..", "a\\b", "C:x"] {
-            let message = shards("test", index(bad).as_bytes()).unwrap_err().to_string();
-            assert!(message.contains("not a file name"), "{bad}: {message}");
-        }
-        assert!(shards("test", b"{}").is_err());
     }
 }
