@@ -58,20 +58,27 @@ fn assert_losses_of(
     assert!(error < TOLERANCE, "{policy:?} over {tokens}: {error}\n{found:?}\n{expected:?}");
 }
 
-/// Every token must be one that the reference, given the tokens before it, finds the most probable.
-fn assert_greedy(prompt: &[u32], tokens: &[u32], policy: &dyn Policy) {
-    assert_greedy_of(&Reference::new(&Tiny::new().file()), prompt, tokens, policy);
-}
-
-fn assert_greedy_of(reference: &Reference, prompt: &[u32], tokens: &[u32], policy: &dyn Policy) {
+/// Answers with `count` tokens, each of which must be one that the reference, given the tokens before it, finds
+/// the most probable; in the end the logits must be the same.
+fn assert_answer(
+    model: &Arc<Model>,
+    reference: &Reference,
+    policy: impl Policy + Clone + 'static,
+    (prompt, count): (&[u32], usize),
+) {
+    let mut session = Session::new(model, &options(policy.clone())).unwrap();
+    let tokens = answer(&mut session, prompt, count);
+    assert_eq!(tokens.len(), count);
     let mut rows = Rows::default();
-    let mut logits = reference.prefill(&mut rows, prompt, policy).pop().expect("a last row");
+    let mut logits = reference.prefill(&mut rows, prompt, &policy).pop().expect("a last row");
     for (i, &token) in tokens.iter().enumerate() {
         let best = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let gap = best - logits[token as usize];
         assert!(gap < 0.02, "token {i} is {token}, {gap} below the best");
         logits = reference.run(&mut rows, &[token]).pop().expect("a row");
     }
+    let error = worst(&block_on(session.logits()).unwrap(), &logits);
+    assert!(error < 0.02, "{policy:?}: logits differ by {error}");
 }
 
 #[test]
@@ -92,10 +99,7 @@ fn dense_losses_and_answers_equal_the_reference() {
     for tokens in [1, 2, 17, 131] {
         assert_losses(&model(), Full, tokens);
     }
-    let prompt = prompt(4, 37);
-    let tokens = answer(&mut session(&options(Full)), &prompt, 40);
-    assert_eq!(tokens.len(), 40);
-    assert_greedy(&prompt, &tokens, &Full);
+    assert_answer(&model(), &Reference::new(&Tiny::new().file()), Full, (&prompt(4, 37), 40));
 }
 
 #[test]
@@ -122,13 +126,10 @@ fn policies_that_keep_hidden_rows_equal_the_reference() {
 
 #[test]
 fn pruned_answers_equal_the_reference() {
-    let prompt = prompt(5, 113);
+    let (reference, prompt) = (Reference::new(&Tiny::new().file()), prompt(5, 113));
     let own = Pyramid::exact(vec![100, 71, 50, 40], Select::Own, 16, 4);
-    let tokens = answer(&mut session(&options(own.clone())), &prompt, 30);
-    assert_greedy(&prompt, &tokens, &own);
-    let heads = KvOnly::per_head(Budget::Rows(77));
-    let tokens = answer(&mut session(&options(heads.clone())), &prompt, 30);
-    assert_greedy(&prompt, &tokens, &heads);
+    assert_answer(&model(), &reference, own, (&prompt, 30));
+    assert_answer(&model(), &reference, KvOnly::per_head(Budget::Rows(77)), (&prompt, 30));
 }
 
 #[test]
@@ -229,10 +230,8 @@ fn odd_shapes_equal_the_reference() {
         for gpu in families() {
             let model = load(&gpu, &file);
             assert_losses_of(&model, &reference, Pyramid::exact(vec![50, 41, 31, 19], Select::Own, 9, 2), 53);
-            // Decoding has kernels of its own: what it leaves in the cache must be what a prefill leaves.
-            let mut session = Session::new(&model, &options(Full)).unwrap();
-            let tokens = answer(&mut session, &prompt(3, 9), 12);
-            assert_greedy_of(&reference, &prompt(3, 9), &tokens, &Full);
+            // Decoding has kernels of its own.
+            assert_answer(&model, &reference, Full, (&prompt(3, 9), 12));
         }
     }
 }
