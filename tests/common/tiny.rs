@@ -9,6 +9,7 @@ use half::f16;
 use safetensors::tensor::{Dtype as FileDtype, TensorView, serialize};
 use serde_json::json;
 
+use super::checkpoint::their_name;
 use super::gguf_writer::GgufWriter;
 
 pub const LAYERS: usize = 4;
@@ -91,8 +92,11 @@ impl Tiny {
 
     /// The same model as Hugging Face has it: f16 tensors, rotation by halves, files beside it.
     pub fn safetensors(&self) -> ModelFile {
-        let tensors: Vec<_> =
-            self.tensors.iter().map(|t| (t.theirs(), t.shape.clone(), t.halved(self.shape))).collect();
+        let tensors: Vec<_> = self
+            .tensors
+            .iter()
+            .map(|t| (their_name(&t.name), t.shape.clone(), t.halved(self.shape)))
+            .collect();
         let views = tensors.iter().map(|(name, shape, bytes)| {
             (name.as_str(), TensorView::new(FileDtype::F16, shape.clone(), bytes).expect("a tensor"))
         });
@@ -116,30 +120,6 @@ impl TinyTensor {
             Dtype::F16 => halves(&self.values),
             Dtype::Q8_0 => self.values.chunks(32).flat_map(q8_block).collect(),
             other => panic!("the tiny model has no {other:?} tensors"),
-        }
-    }
-
-    /// Its name in a Hugging Face checkpoint.
-    fn theirs(&self) -> String {
-        let name = self.name.strip_suffix(".weight").expect("a weight");
-        let part = match name.rsplit('.').next().expect("a name") {
-            "token_embd" => "model.embed_tokens",
-            "output_norm" => "model.norm",
-            "output" => "lm_head",
-            "attn_norm" => "input_layernorm",
-            "attn_q" => "self_attn.q_proj",
-            "attn_k" => "self_attn.k_proj",
-            "attn_v" => "self_attn.v_proj",
-            "attn_output" => "self_attn.o_proj",
-            "ffn_norm" => "post_attention_layernorm",
-            "ffn_gate" => "mlp.gate_proj",
-            "ffn_up" => "mlp.up_proj",
-            "ffn_down" => "mlp.down_proj",
-            other => panic!("no name for {other}"),
-        };
-        match name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()) {
-            Some(layer) => format!("model.layers.{layer}.{part}.weight"),
-            None => format!("{part}.weight"),
         }
     }
 
