@@ -1,6 +1,8 @@
 //! The GGUF file's weights once more, as a Hugging Face checkpoint in f16: another reader, another rotation and
 //! another row format must say the same. Takes 270 MB in the temporary directory while it runs.
 
+#[path = "common/checkpoint.rs"]
+mod checkpoint;
 mod common;
 #[path = "common/device.rs"]
 mod device;
@@ -54,33 +56,13 @@ impl View for Rounded<'_> {
     }
 }
 
-/// Hugging Face's name for a tensor.
-fn their_name(ours: &str) -> String {
-    let Some((layer, part)) = ours.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) else {
-        return ours.replace("token_embd", "model.embed_tokens").replace("output_norm", "model.norm");
-    };
-    let part = match part.trim_end_matches(".weight") {
-        "attn_norm" => "input_layernorm",
-        "attn_q" => "self_attn.q_proj",
-        "attn_k" => "self_attn.k_proj",
-        "attn_v" => "self_attn.v_proj",
-        "attn_output" => "self_attn.o_proj",
-        "ffn_norm" => "post_attention_layernorm",
-        "ffn_gate" => "mlp.gate_proj",
-        "ffn_up" => "mlp.up_proj",
-        "ffn_down" => "mlp.down_proj",
-        other => panic!("{other}"),
-    };
-    format!("model.layers.{layer}.{part}.weight")
-}
-
 fn write_checkpoint(gguf: &Path, directory: &Path) {
     let file = ModelFile::open(gguf).expect("the model file opens");
     let config = Config::read(&file).expect("a configuration");
     let tensors = file.tensors().map(|tensor| {
         let permuted = tensor.name.contains("attn_q.") || tensor.name.contains("attn_k.");
         (
-            their_name(&tensor.name),
+            checkpoint::their_name(&tensor.name),
             Rounded { file: &file, tensor, head: permuted.then_some(config.heads.dim) },
         )
     });

@@ -3,19 +3,19 @@
 //! and says so when one is absent; `text_small.rs` needs neither.
 
 mod common;
-#[path = "common/gguf_vocab.rs"]
-mod gguf_vocab;
 
 use std::sync::OnceLock;
 
+use benben::engine::read_text;
 use benben::text::{Message, Special, Text};
+use benben::weights::ModelFile;
 use common::{golden_json, golden_text, u32s};
 
 fn model() -> Option<&'static Text> {
     static MODEL: OnceLock<Option<Text>> = OnceLock::new();
     let load = || {
-        let vocabulary = gguf_vocab::read(&common::model_file()?);
-        Some(Text::from_vocabulary(vocabulary).expect("the vocabulary is sound"))
+        let file = ModelFile::open(&common::model_file()?).expect("the model file opens");
+        Some(read_text(&file).expect("the vocabulary is sound"))
     };
     MODEL.get_or_init(load).as_ref()
 }

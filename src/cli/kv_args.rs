@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use benben::kv::Format;
-use benben::kv::policy::{Budget, Full, KvOnly, Policy, Preset, Pyramid, Tsp};
+use benben::kv::policy::{
+    Budget, Full, H2o, Joint, KvOnly, Policy, Preset, Pyramid, PyramidKv, SnapKv, Streaming, Tova, Tsp,
+};
 use benben::{Error, KvBits, KvOptions, Result};
 use clap::ValueEnum;
 use serde::Serialize;
@@ -23,6 +25,20 @@ pub enum PolicyName {
     Tsp,
     /// Each layer drops rows of its own cache only.
     KvOnly,
+    /// The first rows and the latest ones.
+    Streaming,
+    /// Rows that the last token attends to.
+    Tova,
+    /// Rows that all tokens attended to, and the latest ones.
+    H2o,
+    /// Rows that the last tokens attend to, with their neighbours.
+    #[value(name = "snapkv")]
+    SnapKv,
+    /// As snapkv, fewer rows with depth.
+    #[value(name = "pyramidkv")]
+    PyramidKv,
+    /// Rows of h2o or of snapkv, whichever scores higher.
+    Joint,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -86,7 +102,9 @@ impl KvArgs {
         let or_default = |budget: Option<Budget>| budget.unwrap_or(Budget::Share(KEEP));
         Ok(match (name, budget) {
             (PolicyName::Full, None) => Arc::new(Full),
-            (PolicyName::Full, Some(_)) => return refuse("a budget of rows", "pyramid, tsp or kv-only"),
+            (PolicyName::Full, Some(_)) => {
+                return refuse("a budget of rows", "pyramid or another policy that drops rows");
+            }
             (PolicyName::Pyramid, None) => Arc::new(Pyramid::preset(match self.preset {
                 None | Some(PresetName::B7) => Preset::B7,
                 Some(PresetName::B13) => Preset::B13,
@@ -96,6 +114,12 @@ impl KvArgs {
             (PolicyName::Tsp, budget) => Arc::new(Tsp::new(or_default(budget))),
             (PolicyName::KvOnly, budget) if self.per_head => Arc::new(KvOnly::per_head(or_default(budget))),
             (PolicyName::KvOnly, budget) => Arc::new(KvOnly::shared(or_default(budget))),
+            (PolicyName::Streaming, budget) => Arc::new(Streaming::new(or_default(budget))),
+            (PolicyName::Tova, budget) => Arc::new(Tova::new(or_default(budget))),
+            (PolicyName::H2o, budget) => Arc::new(H2o::new(or_default(budget))),
+            (PolicyName::SnapKv, budget) => Arc::new(SnapKv::new(or_default(budget))),
+            (PolicyName::PyramidKv, budget) => Arc::new(PyramidKv::new(or_default(budget))),
+            (PolicyName::Joint, budget) => Arc::new(Joint::new(or_default(budget))),
         })
     }
 }
@@ -148,6 +172,12 @@ mod tests {
             ("--kv pyramid", "pyramid"),
             ("--kv tsp --keep 0.5", "tsp"),
             ("--kv kv-only --per-head --rows 100", "kv-only"),
+            ("--kv streaming", "streaming"),
+            ("--kv tova --keep 0.3", "tova"),
+            ("--kv h2o --rows 99", "h2o"),
+            ("--kv snapkv", "snapkv"),
+            ("--kv pyramidkv", "pyramidkv"),
+            ("--kv joint", "joint"),
         ] {
             assert_eq!(options(flags).unwrap().policy.name(), name, "{flags}");
         }

@@ -51,7 +51,7 @@ pub fn required_limits(adapter: &wgpu::Adapter) -> wgpu::Limits {
         max_compute_workgroup_storage_size: has.max_compute_workgroup_storage_size,
         max_compute_invocations_per_workgroup: has.max_compute_invocations_per_workgroup,
         max_compute_workgroup_size_x: has.max_compute_workgroup_size_x,
-        ..wgpu::Limits::downlevel_defaults().or_better_values_from(&wgpu::Limits::default())
+        ..wgpu::Limits::default()
     }
 }
 

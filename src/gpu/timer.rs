@@ -65,7 +65,7 @@ impl Submission {
     /// time since the submission.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`].
+    /// [`crate::Error::DeviceLost`].
     pub async fn done(self) -> Result<Duration> {
         std::future::poll_fn(|cx| self.signal.poll(cx)).await?;
         let wall = self.started.elapsed();

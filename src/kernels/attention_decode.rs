@@ -1,7 +1,7 @@
 //! Attention of one query token over the live rows of a layer's cache, as it is packed.
 //!
 //! The rows of a head are split into parts that run side by side (flash decoding); each leaves its unnormalised
-//! sum of values, its maximum and its sum of weights, and [`attention_merge`](super::attention_merge) joins them.
+//! sum of values, its maximum and its sum of weights, and [`mod@super::attention_merge`] joins them.
 //! Rows are unpacked inside the loop, from words straight into registers.
 
 use super::attention_merge;

@@ -35,6 +35,8 @@ pub struct Config {
 /// Sizes beyond these are a damaged file, not a model.
 const MOST_LAYERS: usize = 1024;
 const MOST_WIDTH: usize = 1 << 20;
+/// No published model has wider heads, and attention kernels, unrolled over a head, take minutes to compile then.
+const MOST_DIM: usize = 256;
 /// Tokens that positions can count; beyond it byte counts of a plan could overflow.
 pub(crate) const MOST_CONTEXT: usize = 1 << 30;
 
@@ -149,8 +151,8 @@ impl Config {
         if query == 0 || kv == 0 || !query.is_multiple_of(kv) || query > MOST_WIDTH {
             return Err(format!("{query} query heads cannot share {kv} KV heads evenly"));
         }
-        if dim == 0 || dim > 1024 || !dim.is_multiple_of(8) {
-            return Err(format!("a head dimension of {dim} is not a multiple of 8 up to 1024"));
+        if dim == 0 || dim > MOST_DIM || !dim.is_multiple_of(8) {
+            return Err(format!("a head dimension of {dim} is not a multiple of 8 up to {MOST_DIM}"));
         }
         let widths =
             [("width", self.width), ("feed-forward width", self.ffn), ("attention width", query * dim)];

@@ -1,6 +1,8 @@
 //! What several tests share: a tiny model, an independent decoder, the device.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+#[path = "checkpoint.rs"]
+pub mod checkpoint;
 #[path = "gguf_writer.rs"]
 pub mod gguf_writer;
 #[path = "reference.rs"]

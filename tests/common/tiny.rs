@@ -9,15 +9,24 @@ use half::f16;
 use safetensors::tensor::{Dtype as FileDtype, TensorView, serialize};
 use serde_json::json;
 
+use super::checkpoint::their_name;
 use super::gguf_writer::GgufWriter;
 
 pub const LAYERS: usize = 4;
-pub const WIDTH: usize = 64;
-pub const QUERY_HEADS: usize = 4;
-pub const KV_HEADS: usize = 2;
-pub const DIM: usize = 32;
-pub const FFN: usize = 96;
 pub const CONTEXT: usize = 2048;
+
+/// The sizes that a shader may care about.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    pub width: usize,
+    pub query: usize,
+    pub kv: usize,
+    pub dim: usize,
+    pub ffn: usize,
+}
+
+/// The shape of most tests.
+const USUAL: Shape = Shape { width: 64, query: 4, kv: 2, dim: 32, ffn: 96 };
 
 /// ChatML, as most small chat models have it.
 const TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
@@ -37,13 +46,18 @@ pub struct TinyTensor {
 /// A model file in pieces, which tests may bend before it is written.
 #[derive(Clone)]
 pub struct Tiny {
+    shape: Shape,
     pub meta: Vec<(String, Value)>,
     pub tensors: Vec<TinyTensor>,
 }
 
 impl Tiny {
     pub fn new() -> Self {
-        Self { meta: metadata(), tensors: tensors() }
+        Self::shaped(USUAL)
+    }
+
+    pub fn shaped(shape: Shape) -> Self {
+        Self { shape, meta: metadata(shape), tensors: tensors(shape) }
     }
 
     /// Replaces a metadata value, or adds it.
@@ -78,16 +92,19 @@ impl Tiny {
 
     /// The same model as Hugging Face has it: f16 tensors, rotation by halves, files beside it.
     pub fn safetensors(&self) -> ModelFile {
-        let tensors: Vec<_> =
-            self.tensors.iter().map(|t| (t.theirs(), t.shape.clone(), t.halved())).collect();
+        let tensors: Vec<_> = self
+            .tensors
+            .iter()
+            .map(|t| (their_name(&t.name), t.shape.clone(), t.halved(self.shape)))
+            .collect();
         let views = tensors.iter().map(|(name, shape, bytes)| {
             (name.as_str(), TensorView::new(FileDtype::F16, shape.clone(), bytes).expect("a tensor"))
         });
         let bytes = serialize(views, None).expect("safetensors");
         let config = json!({
-            "model_type": "llama", "hidden_size": WIDTH, "num_attention_heads": QUERY_HEADS,
-            "num_key_value_heads": KV_HEADS, "head_dim": DIM, "num_hidden_layers": LAYERS,
-            "intermediate_size": FFN, "max_position_embeddings": CONTEXT, "rms_norm_eps": 1e-5,
+            "model_type": "llama", "hidden_size": self.shape.width, "num_attention_heads": self.shape.query,
+            "num_key_value_heads": self.shape.kv, "head_dim": self.shape.dim, "num_hidden_layers": LAYERS,
+            "intermediate_size": self.shape.ffn, "max_position_embeddings": CONTEXT, "rms_norm_eps": 1e-5,
             "rope_theta": 10_000.0,
         });
         let file = ModelFile::from_safetensors_bytes(bytes, &config.to_string()).expect("sound safetensors");
@@ -106,39 +123,15 @@ impl TinyTensor {
         }
     }
 
-    /// Its name in a Hugging Face checkpoint.
-    fn theirs(&self) -> String {
-        let name = self.name.strip_suffix(".weight").expect("a weight");
-        let part = match name.rsplit('.').next().expect("a name") {
-            "token_embd" => "model.embed_tokens",
-            "output_norm" => "model.norm",
-            "output" => "lm_head",
-            "attn_norm" => "input_layernorm",
-            "attn_q" => "self_attn.q_proj",
-            "attn_k" => "self_attn.k_proj",
-            "attn_v" => "self_attn.v_proj",
-            "attn_output" => "self_attn.o_proj",
-            "ffn_norm" => "post_attention_layernorm",
-            "ffn_gate" => "mlp.gate_proj",
-            "ffn_up" => "mlp.up_proj",
-            "ffn_down" => "mlp.down_proj",
-            other => panic!("no name for {other}"),
-        };
-        match name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()) {
-            Some(layer) => format!("model.layers.{layer}.{part}.weight"),
-            None => format!("{part}.weight"),
-        }
-    }
-
     /// Its values in f16; the rows of Q and K in the order of a rotation by halves, not by neighbours.
-    fn halved(&self) -> Vec<u8> {
+    fn halved(&self, Shape { width, dim, .. }: Shape) -> Vec<u8> {
         let rotates = ["attn_q.", "attn_k."].iter().any(|part| self.name.contains(part));
         if !rotates {
             return halves(&self.values);
         }
-        let heads = self.values.chunks_exact(DIM * WIDTH);
-        let row = |head: &[f32], i: usize| head[i * WIDTH..(i + 1) * WIDTH].to_vec();
-        let order: Vec<usize> = (0..DIM).map(|i| if i < DIM / 2 { 2 * i } else { 2 * i - DIM + 1 }).collect();
+        let heads = self.values.chunks_exact(dim * width);
+        let row = |head: &[f32], i: usize| head[i * width..(i + 1) * width].to_vec();
+        let order: Vec<usize> = (0..dim).map(|i| if i < dim / 2 { 2 * i } else { 2 * i - dim + 1 }).collect();
         let rows = heads.flat_map(|head| order.iter().flat_map(|&i| row(head, i)).collect::<Vec<_>>());
         halves(&rows.collect::<Vec<_>>())
     }
@@ -161,7 +154,7 @@ fn q8_scale(values: &[f32]) -> f32 {
     (most / 127.0).log2().ceil().exp2()
 }
 
-fn metadata() -> Vec<(String, Value)> {
+fn metadata(shape: Shape) -> Vec<(String, Value)> {
     let (tokens, types, merges) = vocabulary();
     let number = |n: usize| Value::U32(n as u32);
     let last = tokens.len() as u32 - 1;
@@ -170,14 +163,14 @@ fn metadata() -> Vec<(String, Value)> {
         ("general.architecture", Value::String("llama".into())),
         ("general.name", Value::String("tiny".into())),
         ("llama.block_count", number(LAYERS)),
-        ("llama.embedding_length", number(WIDTH)),
-        ("llama.feed_forward_length", number(FFN)),
+        ("llama.embedding_length", number(shape.width)),
+        ("llama.feed_forward_length", number(shape.ffn)),
         ("llama.context_length", number(CONTEXT)),
-        ("llama.attention.head_count", number(QUERY_HEADS)),
-        ("llama.attention.head_count_kv", number(KV_HEADS)),
-        ("llama.attention.key_length", number(DIM)),
+        ("llama.attention.head_count", number(shape.query)),
+        ("llama.attention.head_count_kv", number(shape.kv)),
+        ("llama.attention.key_length", number(shape.dim)),
         ("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
-        ("llama.rope.dimension_count", number(DIM)),
+        ("llama.rope.dimension_count", number(shape.dim)),
         ("llama.rope.freq_base", Value::F32(10_000.0)),
         ("tokenizer.ggml.model", Value::String("gpt2".into())),
         ("tokenizer.ggml.tokens", strings(tokens)),
@@ -233,11 +226,13 @@ fn tokenizer_json() -> String {
     .to_string()
 }
 
-fn tensors() -> Vec<TinyTensor> {
-    let (q, kv, vocab) = (QUERY_HEADS * DIM, KV_HEADS * DIM, vocab());
+fn tensors(shape: Shape) -> Vec<TinyTensor> {
+    let Shape { width, query, kv, dim, ffn } = shape;
+    let (q, kv, vocab) = (query * dim, kv * dim, vocab());
     let mut noise = Noise::new(7);
     // The amplitude gives a product with a row of variance 1 the variance gain².
     let mut matrix = |name: String, dtype, rows: usize, cols: usize, gain: f32| {
+        let dtype = if cols.is_multiple_of(32) { dtype } else { Dtype::F16 };
         let amplitude = gain * (3.0 / cols as f32).sqrt();
         let drawn: Vec<f32> = noise.values(rows * cols).iter().map(|v| v * amplitude).collect();
         let values = match dtype {
@@ -253,26 +248,26 @@ fn tensors() -> Vec<TinyTensor> {
         TinyTensor { name: format!("{name}.weight"), dtype, shape: vec![rows, cols], values }
     };
     let mut all = vec![
-        matrix("token_embd".into(), Dtype::F16, vocab, WIDTH, 8.0),
-        matrix("output".into(), Dtype::Q8_0, vocab, WIDTH, 3.0),
+        matrix("token_embd".into(), Dtype::F16, vocab, width, 8.0),
+        matrix("output".into(), Dtype::Q8_0, vocab, width, 3.0),
     ];
     for l in 0..LAYERS {
         let name = |part: &str| format!("blk.{l}.{part}");
-        all.push(matrix(name("attn_q"), Dtype::Q8_0, q, WIDTH, 1.5));
-        all.push(matrix(name("attn_k"), Dtype::F16, kv, WIDTH, 1.5));
-        all.push(matrix(name("attn_v"), Dtype::Q8_0, kv, WIDTH, 1.5));
-        all.push(matrix(name("attn_output"), Dtype::Q8_0, WIDTH, q, 1.0));
-        all.push(matrix(name("ffn_gate"), Dtype::F16, FFN, WIDTH, 1.5));
-        all.push(matrix(name("ffn_up"), Dtype::F16, FFN, WIDTH, 1.5));
-        all.push(matrix(name("ffn_down"), Dtype::F32, WIDTH, FFN, 1.0));
+        all.push(matrix(name("attn_q"), Dtype::Q8_0, q, width, 1.5));
+        all.push(matrix(name("attn_k"), Dtype::F16, kv, width, 1.5));
+        all.push(matrix(name("attn_v"), Dtype::Q8_0, kv, width, 1.5));
+        all.push(matrix(name("attn_output"), Dtype::Q8_0, width, q, 1.0));
+        all.push(matrix(name("ffn_gate"), Dtype::F16, ffn, width, 1.5));
+        all.push(matrix(name("ffn_up"), Dtype::F16, ffn, width, 1.5));
+        all.push(matrix(name("ffn_down"), Dtype::F32, width, ffn, 1.0));
     }
     let norms = (0..LAYERS).flat_map(|l| [format!("blk.{l}.attn_norm"), format!("blk.{l}.ffn_norm")]);
     for name in norms.chain(["output_norm".to_owned()]) {
-        let near_one = noise.values(WIDTH).iter().map(|v| f16::from_f32(1.0 + 0.25 * v).to_f32()).collect();
+        let near_one = noise.values(width).iter().map(|v| f16::from_f32(1.0 + 0.25 * v).to_f32()).collect();
         all.push(TinyTensor {
             name: format!("{name}.weight"),
             dtype: Dtype::F32,
-            shape: vec![WIDTH],
+            shape: vec![width],
             values: near_one,
         });
     }
