@@ -58,7 +58,7 @@ impl Ramp {
 /// Which attention counts, and for how much.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Measure {
-    /// How many of the last query rows score; more than there are means all.
+    /// How many of the last query rows score, at least one; more than there are means all.
     pub recent: usize,
     /// Their weights.
     pub ramp: Ramp,
