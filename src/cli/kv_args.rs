@@ -14,6 +14,8 @@ use super::args::{count, share};
 
 /// The share of the rows that a policy keeps when no flag says how many.
 const KEEP: f32 = 0.6;
+/// The share of the bytes that `auto` keeps when no flag says how many.
+const SHARE: f32 = 0.2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum PolicyName {
@@ -39,6 +41,8 @@ pub enum PolicyName {
     PyramidKv,
     /// Rows of h2o or of snapkv, whichever scores higher.
     Joint,
+    /// Bits and rows that follow from --kv-share.
+    Auto,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -65,12 +69,15 @@ pub struct KvArgs {
     /// Keep this many rows a layer, averaged over the layers
     #[arg(long, value_name = "N", value_parser = count)]
     rows: Option<usize>,
+    /// At most this share of the bytes of a full f16 cache; implies --kv auto, whose default is 0.2
+    #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
+    kv_share: Option<f32>,
     /// Let every KV head keep rows of its own (kv-only)
     #[arg(long)]
     per_head: bool,
-    /// Bits of the values of K and V: 16, 8 or 4
-    #[arg(long, value_name = "BITS", default_value = "16", value_parser = bits, allow_negative_numbers = true)]
-    kv_bits: KvBits,
+    /// Bits of the values of K and V: 16, 8 or 4 [default: 16]
+    #[arg(long, value_name = "BITS", value_parser = bits, allow_negative_numbers = true)]
+    kv_bits: Option<KvBits>,
     /// Bits of K alone
     #[arg(long, value_name = "BITS", value_parser = bits, allow_negative_numbers = true)]
     k_bits: Option<KvBits>,
@@ -83,9 +90,24 @@ impl KvArgs {
     /// # Errors
     /// [`Error::Invalid`] for flags that contradict each other.
     pub fn options(&self) -> Result<KvOptions> {
-        let format =
-            Format { k: self.k_bits.unwrap_or(self.kv_bits), v: self.v_bits.unwrap_or(self.kv_bits) };
+        match (self.kv, self.kv_share) {
+            (Some(PolicyName::Auto), share) => return self.auto(share.unwrap_or(SHARE)),
+            (None, Some(share)) => return self.auto(share),
+            (Some(_), Some(_)) => return Err(Error::Invalid("--kv-share needs --kv auto".to_owned())),
+            (_, None) => {}
+        }
+        let both = self.kv_bits.unwrap_or(KvBits::Sixteen);
+        let format = Format { k: self.k_bits.unwrap_or(both), v: self.v_bits.unwrap_or(both) };
         Ok(KvOptions { policy: self.policy()?, format })
+    }
+
+    fn auto(&self, share: f32) -> Result<KvOptions> {
+        let bits = [self.kv_bits, self.k_bits, self.v_bits].iter().any(Option::is_some);
+        if bits || self.keep.is_some() || self.rows.is_some() || self.preset.is_some() || self.per_head {
+            let message = "--kv auto chooses rows and bits itself; say how many bytes with --kv-share";
+            return Err(Error::Invalid(message.to_owned()));
+        }
+        KvOptions::auto(share)
     }
 
     fn policy(&self) -> Result<Arc<dyn Policy>> {
@@ -119,7 +141,8 @@ impl KvArgs {
             (PolicyName::H2o, budget) => Arc::new(H2o::new(or_default(budget))),
             (PolicyName::SnapKv, budget) => Arc::new(SnapKv::new(or_default(budget))),
             (PolicyName::PyramidKv, budget) => Arc::new(PyramidKv::new(or_default(budget))),
-            (PolicyName::Joint, budget) => Arc::new(Joint::new(or_default(budget))),
+            // `options` has dealt with auto.
+            (PolicyName::Joint | PolicyName::Auto, budget) => Arc::new(Joint::new(or_default(budget))),
         })
     }
 }
@@ -178,6 +201,9 @@ mod tests {
             ("--kv snapkv", "snapkv"),
             ("--kv pyramidkv", "pyramidkv"),
             ("--kv joint", "joint"),
+            ("--kv auto", "auto"),
+            ("--kv-share 0.1", "auto"),
+            ("--kv-share 0.4", "full"),
         ] {
             assert_eq!(options(flags).unwrap().policy.name(), name, "{flags}");
         }
@@ -194,6 +220,9 @@ mod tests {
             "--kv full --rows 9",
             "--kv tsp --preset 7b",
             "--kv pyramid --per-head",
+            "--kv pyramid --kv-share 0.2",
+            "--kv auto --keep 0.5",
+            "--kv-share 0.2 --v-bits 8",
         ] {
             assert!(matches!(options(flags), Err(Error::Invalid(_))), "{flags}");
         }

@@ -14,6 +14,7 @@
 //! whether dropped rows still run through deeper layers                LayerRows::propagate
 //! ```
 
+mod auto;
 mod h2o;
 mod joint;
 mod kv_only;
