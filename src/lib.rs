@@ -44,6 +44,8 @@ pub mod model;
 pub mod plan;
 pub mod text;
 mod trusted;
+#[cfg(target_arch = "wasm32")]
+mod web;
 pub mod weights;
 
 pub use engine::{
