@@ -33,17 +33,16 @@ const advice = {
 function fail(error) {
   $("problem-text").textContent = error.message;
   $("problem-advice").textContent = advice[error.code] ?? "";
-  show("problem", "back");
+  show("problem", "problem-title");
 }
 
 async function load(source, name) {
-  control = new AbortController();
-  $("loading-title").textContent = "Loading";
+  const { signal } = (control = new AbortController());
   progress({ phase: "download", done: 0, total: null });
-  show("loading", "cancel");
+  show("loading", "loading-title");
   try {
     const options = { ...side.options(), context: CONTEXT };
-    model = await Benben.load(source, { ...options, onProgress: progress, signal: control.signal });
+    model = await Benben.load(source, { ...options, onProgress: progress, signal });
     messages = [];
     $("log").replaceChildren();
     $("ideas").hidden = false;
@@ -52,8 +51,10 @@ async function load(source, name) {
     $("status").textContent = "Ready";
     show("chat", "prompt");
   } catch (error) {
-    if (control.signal.aborted) show("start");
+    if (signal.aborted) show("start");
     else fail(error);
+  } finally {
+    control = null;
   }
 }
 
@@ -90,7 +91,7 @@ async function ask(text) {
   bubble("user", text);
   const item = bubble("assistant pending");
   const words = item.appendChild(document.createTextNode(""));
-  control = new AbortController();
+  const { signal } = (control = new AbortController());
   $("send").textContent = "Stop";
   $("status").textContent = "Reading the prompt";
   side.follow();
@@ -98,13 +99,13 @@ async function ask(text) {
   let tokens = 0;
   let end = "Done";
   try {
-    const answer = model.generate(messages, { ...side.sampling(), signal: control.signal });
+    const answer = model.generate(messages, { ...side.sampling(), signal });
     for await (const piece of answer) {
       if (!tokens++) $("status").textContent = "Answering";
       stay(() => (words.data += piece.text));
     }
   } catch (error) {
-    end = control.signal.aborted ? "Stopped" : "Failed";
+    end = signal.aborted ? "Stopped" : "Failed";
     if (end === "Failed") bubble("failed", error.message);
   }
   messages.push({ role: "assistant", content: words.data });
@@ -167,14 +168,14 @@ $("clear").onclick = () => {
   reconfigure();
   $("prompt").focus();
 };
-for (const idea of $("ideas").children) idea.onclick = () => control || (ask(idea.textContent), $("prompt").focus());
+for (const idea of $("ideas").querySelectorAll("button")) idea.onclick = () => control || (ask(idea.textContent), $("prompt").focus());
 $("prompt").onkeydown = (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
     event.preventDefault();
     submit();
   }
 };
-onkeydown = (event) => event.key === "Escape" && control?.abort();
+addEventListener("keydown", (event) => event.key === "Escape" && control?.abort());
 
 document.body.ondragover = (event) => (event.preventDefault(), document.body.classList.add("dropping"));
 document.body.ondragleave = () => document.body.classList.remove("dropping");

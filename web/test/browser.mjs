@@ -29,6 +29,18 @@ async function open(options = {}) {
 }
 
 const tests = {
+  async "every kernel agrees with its twin"() {
+    const page = await open();
+    const checks = await page.evaluate(async () => {
+      const { default: init, doctor } = await import("./pkg/benben.js");
+      await init();
+      return doctor();
+    });
+    assert.ok(checks.length > 50);
+    assert.deepEqual(checks.filter(({ passed }) => !passed), []);
+    await page.close();
+  },
+
   async "answers are the native ones, token for token"() {
     const page = await open();
     const answers = await page.evaluate(async ({ prompt, maxTokens, answers }) => {
