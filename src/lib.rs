@@ -34,6 +34,8 @@
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
+// Browsers have one thread for WebGPU, and its objects stay on it; natively the same `Arc`s are shared.
+#![cfg_attr(target_arch = "wasm32", allow(clippy::arc_with_non_send_sync))]
 
 pub mod engine;
 mod error;

@@ -11,18 +11,17 @@ fn main() -> ExitCode {
         eprintln!("usage: benben-bindgen MODULE FOLDER");
         return ExitCode::FAILURE;
     };
-    let written = wasm_bindgen_cli_support::Bindgen::new()
-        .input_path(module)
-        .out_name("benben")
-        .web(true)
-        .and_then(|bindgen| {
-            bindgen
-                .omit_default_module_path(false)
-                .remove_name_section(true)
-                .remove_producers_section(true)
-                .typescript(true)
-                .generate(folder)
-        });
+    let written =
+        wasm_bindgen_cli_support::Bindgen::new().input_path(module).out_name("benben").web(true).and_then(
+            |bindgen| {
+                bindgen
+                    .omit_default_module_path(false)
+                    .remove_name_section(true)
+                    .remove_producers_section(true)
+                    .typescript(true)
+                    .generate(folder)
+            },
+        );
     match written {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
