@@ -14,14 +14,25 @@ BENBEN := cargo run --release --quiet --bin benben --
 FIND_MODEL := $${MODEL:-$$(.ci/fetch-model)}
 EXAMPLES := hello compare_kv frame_loop
 
-.PHONY: help demo test examples fmt lint doc bench peers clean tools driver
+.PHONY: help demo web web-build web-test test examples fmt lint doc bench peers clean tools driver
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: tools driver ## build, fetch a small model and let it answer PROMPT
 	@model="$(FIND_MODEL)" && cargo build --release && \
 		$(BENBEN) run "$$model" -p "$$PROMPT" --kv pyramid $(ARGS)
+
+PORT ?= 8080
+
+web: web-build ## build for the browser, fetch a small model and serve both on this machine (needs Node.js)
+	@model="$(FIND_MODEL)" && node web/serve.mjs "$$model" $(PORT)
+
+web-build: tools ## build web/pkg for the browser
+	@.ci/build-web
+
+web-test: web-build driver ## run the browser build in Chromium and compare it with the native one (needs Node.js)
+	@.ci/test-web
 
 # Without a network the model may be out of reach: the tests that need none still run.
 test: tools driver ## run every test, then every example
@@ -58,7 +69,7 @@ peers: tools driver ## measure llama.cpp's Vulkan back end beside benben (needs 
 
 clean: ## delete what builds made
 	cargo clean
-	rm -rf benches/peers/node_modules
+	rm -rf web/pkg web/test/node_modules benches/peers/node_modules
 
 tools:
 	@.ci/setup-tools

@@ -38,7 +38,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         let slots = vec4(book[entry.x], book[entry.y], book[entry.z], book[entry.w]);
         let at = min(slots, vec4(params.capacity - 1u)) * params.kv_heads + kv_head;
 
-        var score: array<vec4<f32>, TILE>;
+        // Zeros, and said so: Chromium leaves a variable of a loop as its last turn left it.
+        var score = array<vec4<f32>, TILE>();
         for (var e = 0u; e < EIGHTS; e++) {
             let a = k_eight(at.x, e);
             let b = k_eight(at.y, e);

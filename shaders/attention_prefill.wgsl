@@ -64,7 +64,8 @@ fn main(
         var at: array<u32, 8>;
         for (var r = 0u; r < 8u; r++) { at[r] = min(first + r, end - 1u) * stride + offset; }
 #endif
-        var score: array<array<f32, 8>, TILE>;
+        // Zeros, and said so: Chromium leaves a variable of a loop as its last turn left it.
+        var score = array<array<f32, 8>, TILE>();
         for (var i = 0u; i < QUADS; i++) {
 #ifdef SUBGROUPS
             var keys = spread(k[at + i]);

@@ -104,6 +104,24 @@ pub enum Error {
 }
 
 impl Error {
+    /// The variant's name in words with hyphens, for programs that cannot match on an enum.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoAdapter { .. } => "no-adapter",
+            Self::Unsupported { .. } => "unsupported",
+            Self::DeviceLost(_) => "device-lost",
+            Self::OutOfMemory { .. } => "out-of-memory",
+            Self::File { .. } => "file",
+            Self::Format { .. } => "format",
+            Self::MissingTensor(_) => "missing-tensor",
+            Self::Shape { .. } => "shape",
+            Self::Text(_) => "text",
+            Self::DoesNotFit { .. } => "does-not-fit",
+            Self::ContextFull { .. } => "context-full",
+            Self::Invalid(_) => "invalid",
+        }
+    }
+
     /// A [`Error::Format`] in one call.
     pub(crate) fn format(file: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Format { file: file.into(), reason: reason.into() }

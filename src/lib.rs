@@ -34,6 +34,8 @@
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
+// Browsers have one thread for WebGPU, and its objects stay on it; natively the same `Arc`s are shared.
+#![cfg_attr(target_arch = "wasm32", allow(clippy::arc_with_non_send_sync))]
 
 pub mod engine;
 mod error;
@@ -44,6 +46,8 @@ pub mod model;
 pub mod plan;
 pub mod text;
 mod trusted;
+#[cfg(target_arch = "wasm32")]
+mod web;
 pub mod weights;
 
 pub use engine::{

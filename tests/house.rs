@@ -13,7 +13,7 @@ const FLOORS: [&[&str]; 8] = [
     &["model"],
     &["plan"],
     &["engine"],
-    &["cli", "main"],
+    &["cli", "main", "web"],
 ];
 
 fn root(path: &str) -> PathBuf {

@@ -21,7 +21,7 @@ mod vocabulary;
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokenizers::{AddedVocabulary, Model, OffsetType, PreTokenizedString, PreTokenizer, Tokenizer};
 
 pub use stream::TokenStream;
@@ -32,7 +32,7 @@ use pieces::Pieces;
 use template::Template;
 
 /// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     /// Who speaks: "system", "user", "assistant", or whatever else the template knows.
     pub role: String,
