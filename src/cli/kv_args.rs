@@ -1,68 +1,19 @@
 //! Flags that choose which rows the KV cache keeps, and how it stores them.
 
-use std::sync::Arc;
-
-use benben::kv::Format;
-use benben::kv::policy::{
-    Budget, Full, H2o, Joint, KvOnly, Policy, Preset, Pyramid, PyramidKv, SnapKv, Streaming, Tova, Tsp,
-};
-use benben::{Error, KvBits, KvOptions, Result};
-use clap::ValueEnum;
+use benben::kv::policy::{Choice, Name, Preset};
+use benben::{KvBits, KvOptions, Result};
 use serde::Serialize;
 
 use super::args::{count, share};
-
-/// The share of the rows that a policy keeps when no flag says how many.
-const KEEP: f32 = 0.6;
-/// The share of the bytes that `auto` keeps when no flag says how many.
-const SHARE: f32 = 0.2;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum PolicyName {
-    /// Every row.
-    Full,
-    /// Fewer rows in every layer: what a layer drops is gone for all deeper ones.
-    Pyramid,
-    /// All rows up to the middle of the depth, fewer from there on.
-    Tsp,
-    /// Each layer drops rows of its own cache only.
-    KvOnly,
-    /// The first rows and the latest ones.
-    Streaming,
-    /// Rows that the last token attends to.
-    Tova,
-    /// Rows that all tokens attended to, and the latest ones.
-    H2o,
-    /// Rows that the last tokens attend to, with their neighbours.
-    #[value(name = "snapkv")]
-    SnapKv,
-    /// As snapkv, fewer rows with depth.
-    #[value(name = "pyramidkv")]
-    PyramidKv,
-    /// Rows of h2o or of snapkv, whichever scores higher.
-    Joint,
-    /// Bits and rows that follow from --kv-share.
-    Auto,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum PresetName {
-    #[value(name = "7b")]
-    B7,
-    #[value(name = "13b")]
-    B13,
-    #[value(name = "70b")]
-    B70,
-}
 
 #[derive(Debug, clap::Args)]
 pub struct KvArgs {
     /// Which rows of the prompt the cache keeps [default: full]
     #[arg(long, value_enum, value_name = "POLICY")]
-    kv: Option<PolicyName>,
+    kv: Option<Name>,
     /// A published PyramidInfer configuration; implies --kv pyramid, whose default is 7b
     #[arg(long, value_enum, value_name = "SIZE", conflicts_with_all = ["keep", "rows"])]
-    preset: Option<PresetName>,
+    preset: Option<Preset>,
     /// Keep this share of the rows, averaged over the layers
     #[arg(long, value_name = "SHARE", value_parser = share, conflicts_with = "rows", allow_negative_numbers = true)]
     keep: Option<f32>,
@@ -88,62 +39,20 @@ pub struct KvArgs {
 
 impl KvArgs {
     /// # Errors
-    /// [`Error::Invalid`] for flags that contradict each other.
+    /// [`benben::Error::Invalid`] for flags that contradict each other.
     pub fn options(&self) -> Result<KvOptions> {
-        match (self.kv, self.kv_share) {
-            (Some(PolicyName::Auto), share) => return self.auto(share.unwrap_or(SHARE)),
-            (None, Some(share)) => return self.auto(share),
-            (Some(_), Some(_)) => return Err(Error::Invalid("--kv-share needs --kv auto".to_owned())),
-            (_, None) => {}
-        }
-        let both = self.kv_bits.unwrap_or(KvBits::Sixteen);
-        let format = Format { k: self.k_bits.unwrap_or(both), v: self.v_bits.unwrap_or(both) };
-        Ok(KvOptions { policy: self.policy()?, format })
-    }
-
-    fn auto(&self, share: f32) -> Result<KvOptions> {
-        let bits = [self.kv_bits, self.k_bits, self.v_bits].iter().any(Option::is_some);
-        if bits || self.keep.is_some() || self.rows.is_some() || self.preset.is_some() || self.per_head {
-            let message = "--kv auto chooses rows and bits itself; say how many bytes with --kv-share";
-            return Err(Error::Invalid(message.to_owned()));
-        }
-        KvOptions::auto(share)
-    }
-
-    fn policy(&self) -> Result<Arc<dyn Policy>> {
-        let refuse = |flag: &str, policy: &str| Err(Error::Invalid(format!("{flag} needs --kv {policy}")));
-        let implied = if self.preset.is_some() { PolicyName::Pyramid } else { PolicyName::Full };
-        let name = self.kv.unwrap_or(implied);
-        if self.preset.is_some() && name != PolicyName::Pyramid {
-            return refuse("--preset", "pyramid");
-        }
-        if self.per_head && name != PolicyName::KvOnly {
-            return refuse("--per-head", "kv-only");
-        }
-        let budget = self.rows.map(Budget::Rows).or(self.keep.map(Budget::Share));
-        let or_default = |budget: Option<Budget>| budget.unwrap_or(Budget::Share(KEEP));
-        Ok(match (name, budget) {
-            (PolicyName::Full, None) => Arc::new(Full),
-            (PolicyName::Full, Some(_)) => {
-                return refuse("a budget of rows", "pyramid or another policy that drops rows");
-            }
-            (PolicyName::Pyramid, None) => Arc::new(Pyramid::preset(match self.preset {
-                None | Some(PresetName::B7) => Preset::B7,
-                Some(PresetName::B13) => Preset::B13,
-                Some(PresetName::B70) => Preset::B70,
-            })),
-            (PolicyName::Pyramid, Some(budget)) => Arc::new(Pyramid::with_budget(budget)),
-            (PolicyName::Tsp, budget) => Arc::new(Tsp::new(or_default(budget))),
-            (PolicyName::KvOnly, budget) if self.per_head => Arc::new(KvOnly::per_head(or_default(budget))),
-            (PolicyName::KvOnly, budget) => Arc::new(KvOnly::shared(or_default(budget))),
-            (PolicyName::Streaming, budget) => Arc::new(Streaming::new(or_default(budget))),
-            (PolicyName::Tova, budget) => Arc::new(Tova::new(or_default(budget))),
-            (PolicyName::H2o, budget) => Arc::new(H2o::new(or_default(budget))),
-            (PolicyName::SnapKv, budget) => Arc::new(SnapKv::new(or_default(budget))),
-            (PolicyName::PyramidKv, budget) => Arc::new(PyramidKv::new(or_default(budget))),
-            // `options` has dealt with auto.
-            (PolicyName::Joint | PolicyName::Auto, budget) => Arc::new(Joint::new(or_default(budget))),
-        })
+        let bits = |own: Option<KvBits>| own.or(self.kv_bits).map(KvBits::bits);
+        let choice = Choice {
+            policy: self.kv,
+            preset: self.preset,
+            keep: self.keep,
+            rows: self.rows,
+            share: self.kv_share,
+            per_head: self.per_head,
+            k_bits: bits(self.k_bits),
+            v_bits: bits(self.v_bits),
+        };
+        choice.options()
     }
 }
 
@@ -175,6 +84,7 @@ fn bits(text: &str) -> Result<KvBits, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use benben::Error;
 
     #[derive(clap::Parser)]
     struct Flags {

@@ -15,6 +15,7 @@
 //! ```
 
 mod auto;
+mod choice;
 mod h2o;
 mod joint;
 mod kv_only;
@@ -31,6 +32,7 @@ use crate::{Error, Result};
 
 pub use crate::kernels::pool::Pooling;
 pub use crate::kernels::score::{Measure, Ramp};
+pub use choice::{Choice, Name};
 pub use h2o::H2o;
 pub use joint::Joint;
 pub use kv_only::KvOnly;

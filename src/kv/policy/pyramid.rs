@@ -13,13 +13,20 @@ const DISTANCE_WEIGHT: f32 = 1.2;
 const RECENT: usize = 64;
 
 /// The configurations that PyramidInfer was published with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Preset {
     /// LLaMA 2 7B and Llama 3 8B: every layer prunes.
+    #[cfg_attr(feature = "cli", value(name = "7b"))]
+    #[serde(rename = "7b")]
     B7,
     /// LLaMA 2 13B: every second layer prunes, harder.
+    #[cfg_attr(feature = "cli", value(name = "13b"))]
+    #[serde(rename = "13b")]
     B13,
     /// LLaMA 2 and 3 70B: every third layer prunes.
+    #[cfg_attr(feature = "cli", value(name = "70b"))]
+    #[serde(rename = "70b")]
     B70,
 }
 

@@ -1,0 +1,191 @@
+//! What a user says of the cache, in flags or in an option object, and what it means.
+
+use std::sync::Arc;
+
+use super::{
+    Budget, Full, H2o, Joint, KvOnly, Policy, Preset, Pyramid, PyramidKv, SnapKv, Streaming, Tova, Tsp,
+};
+use crate::kernels::kv_row::KvBits;
+use crate::kv::{Format, KvOptions};
+use crate::{Error, Result};
+
+/// The share of the rows that a policy keeps when nobody says how many.
+const KEEP: f32 = 0.6;
+/// The share of the bytes that `auto` keeps when nobody says how many.
+const SHARE: f32 = 0.2;
+
+/// The policies by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum Name {
+    /// Every row.
+    Full,
+    /// Fewer rows in every layer: what a layer drops is gone for all deeper ones.
+    Pyramid,
+    /// All rows up to the middle of the depth, fewer from there on.
+    Tsp,
+    /// Each layer drops rows of its own cache only.
+    KvOnly,
+    /// The first rows and the latest ones.
+    Streaming,
+    /// Rows that the last token attends to.
+    Tova,
+    /// Rows that all tokens attended to, and the latest ones.
+    H2o,
+    /// Rows that the last tokens attend to, with their neighbours.
+    #[cfg_attr(feature = "cli", value(name = "snapkv"))]
+    #[serde(rename = "snapkv")]
+    SnapKv,
+    /// As snapkv, fewer rows with depth.
+    #[cfg_attr(feature = "cli", value(name = "pyramidkv"))]
+    #[serde(rename = "pyramidkv")]
+    PyramidKv,
+    /// Rows of h2o or of snapkv, whichever scores higher.
+    Joint,
+    /// Bits and rows that follow from a share of the bytes.
+    Auto,
+}
+
+/// What a user may say of the cache; everything left out has a default.
+#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Choice {
+    /// Which rows live; `full` unless something else implies another.
+    pub policy: Option<Name>,
+    /// A published PyramidInfer configuration; implies `pyramid`, whose default is 7b.
+    pub preset: Option<Preset>,
+    /// The share of the rows that live, averaged over the layers.
+    pub keep: Option<f32>,
+    /// The rows of a layer that live, averaged over the layers.
+    pub rows: Option<usize>,
+    /// The share of a full f16 cache's bytes; implies `auto`, whose default is 0.2.
+    pub share: Option<f32>,
+    /// Every KV head keeps rows of its own (`kv-only`).
+    pub per_head: bool,
+    /// Bits of K: 16, 8 or 4.
+    pub k_bits: Option<u32>,
+    /// Bits of V: 16, 8 or 4.
+    pub v_bits: Option<u32>,
+}
+
+fn refuse<T>(reason: &str) -> Result<T> {
+    Err(Error::Invalid(reason.to_owned()))
+}
+
+impl Choice {
+    /// The policy and the row formats.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for choices that contradict each other or make no sense.
+    pub fn options(&self) -> Result<KvOptions> {
+        let name = self.policy.unwrap_or(match self {
+            Self { preset: Some(_), .. } => Name::Pyramid,
+            Self { share: Some(_), .. } => Name::Auto,
+            _ => Name::Full,
+        });
+        if name == Name::Auto {
+            return self.auto();
+        }
+        if self.share.is_some() {
+            return refuse("a share of the bytes needs the policy auto");
+        }
+        let format = Format { k: bits(self.k_bits)?, v: bits(self.v_bits)? };
+        Ok(KvOptions { policy: self.named(name)?, format })
+    }
+
+    fn auto(&self) -> Result<KvOptions> {
+        let plain = Self { policy: self.policy, share: self.share, ..Self::default() };
+        if *self != plain {
+            return refuse("auto chooses rows and bits itself; say only how large a share of the bytes");
+        }
+        KvOptions::auto(self.share.unwrap_or(SHARE))
+    }
+
+    fn named(&self, name: Name) -> Result<Arc<dyn Policy>> {
+        let budget = match (self.preset, self.rows, self.keep) {
+            (_, None, None) => None,
+            (None, Some(rows), None) => Some(Budget::Rows(rows)),
+            (None, None, Some(keep)) => Some(Budget::Share(keep)),
+            _ => {
+                return refuse(
+                    "a preset, a share and a number of rows each say how many live; give one of them",
+                );
+            }
+        };
+        if self.preset.is_some() && name != Name::Pyramid {
+            return refuse("a preset needs the policy pyramid");
+        }
+        if self.per_head && name != Name::KvOnly {
+            return refuse("rows for each head need the policy kv-only");
+        }
+        if name == Name::Full && budget.is_some() {
+            return refuse("a budget of rows needs pyramid or another policy that drops rows");
+        }
+        let preset = Pyramid::preset(self.preset.unwrap_or(Preset::B7));
+        let kept = budget.clone().unwrap_or(Budget::Share(KEEP));
+        Ok(match name {
+            Name::Full => Arc::new(Full),
+            Name::Pyramid => Arc::new(budget.map_or(preset, Pyramid::with_budget)),
+            Name::Tsp => Arc::new(Tsp::new(kept)),
+            Name::KvOnly if self.per_head => Arc::new(KvOnly::per_head(kept)),
+            Name::KvOnly => Arc::new(KvOnly::shared(kept)),
+            Name::Streaming => Arc::new(Streaming::new(kept)),
+            Name::Tova => Arc::new(Tova::new(kept)),
+            Name::H2o => Arc::new(H2o::new(kept)),
+            Name::SnapKv => Arc::new(SnapKv::new(kept)),
+            Name::PyramidKv => Arc::new(PyramidKv::new(kept)),
+            // `options` has dealt with auto, whose rows these are.
+            Name::Joint | Name::Auto => Arc::new(Joint::new(kept)),
+        })
+    }
+}
+
+fn bits(wanted: Option<u32>) -> Result<KvBits> {
+    let wanted = wanted.unwrap_or(16);
+    let found = KvBits::ALL.into_iter().find(|bits| bits.bits() == wanted);
+    found.ok_or_else(|| Error::Invalid(format!("rows of {wanted} bits; there are 16, 8 and 4")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(json: &str) -> Result<KvOptions> {
+        serde_json::from_str::<Choice>(json).expect("a choice").options()
+    }
+
+    #[test]
+    fn names_and_numbers_choose() {
+        for (json, name) in [
+            (r#"{}"#, "full"),
+            (r#"{"preset":"13b"}"#, "pyramid"),
+            (r#"{"policy":"pyramid","keep":0.4}"#, "pyramid"),
+            (r#"{"policy":"kv-only","perHead":true,"rows":100}"#, "kv-only"),
+            (r#"{"policy":"snapkv"}"#, "snapkv"),
+            (r#"{"share":0.1}"#, "auto"),
+            (r#"{"share":0.4}"#, "full"),
+        ] {
+            assert_eq!(options(json).unwrap().policy.name(), name, "{json}");
+        }
+        let format = options(r#"{"kBits":8,"vBits":4}"#).unwrap().format;
+        assert_eq!((format.k, format.v), (KvBits::Eight, KvBits::Four));
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for json in [
+            r#"{"keep":0.5}"#,
+            r#"{"policy":"tsp","preset":"7b"}"#,
+            r#"{"policy":"pyramid","perHead":true}"#,
+            r#"{"policy":"h2o","keep":0.5,"rows":9}"#,
+            r#"{"policy":"pyramid","share":0.2}"#,
+            r#"{"policy":"auto","keep":0.5}"#,
+            r#"{"share":0.2,"vBits":8}"#,
+            r#"{"kBits":5}"#,
+        ] {
+            assert!(matches!(options(json), Err(Error::Invalid(_))), "{json}");
+        }
+        assert!(serde_json::from_str::<Choice>(r#"{"kepp":0.5}"#).is_err(), "a misspelt option");
+    }
+}
