@@ -1,4 +1,6 @@
 //! What a user says of the cache, in flags or in an option object, and what it means.
+//!
+//! Refusals name the flags; an option object has the same words in camel case.
 
 use std::sync::Arc;
 
@@ -88,7 +90,7 @@ impl Choice {
             return self.auto();
         }
         if self.share.is_some() {
-            return refuse("a share of the bytes needs the policy auto");
+            return refuse("--kv-share needs --kv auto");
         }
         let format = Format { k: bits(self.k_bits)?, v: bits(self.v_bits)? };
         Ok(KvOptions { policy: self.named(name)?, format })
@@ -97,7 +99,7 @@ impl Choice {
     fn auto(&self) -> Result<KvOptions> {
         let plain = Self { policy: self.policy, share: self.share, ..Self::default() };
         if *self != plain {
-            return refuse("auto chooses rows and bits itself; say only how large a share of the bytes");
+            return refuse("--kv auto chooses rows and bits itself; say how many bytes with --kv-share");
         }
         KvOptions::auto(self.share.unwrap_or(SHARE))
     }
@@ -114,13 +116,13 @@ impl Choice {
             }
         };
         if self.preset.is_some() && name != Name::Pyramid {
-            return refuse("a preset needs the policy pyramid");
+            return refuse("--preset needs --kv pyramid");
         }
         if self.per_head && name != Name::KvOnly {
-            return refuse("rows for each head need the policy kv-only");
+            return refuse("--per-head needs --kv kv-only");
         }
         if name == Name::Full && budget.is_some() {
-            return refuse("a budget of rows needs pyramid or another policy that drops rows");
+            return refuse("a budget of rows needs --kv pyramid or another policy that drops rows");
         }
         let preset = Pyramid::preset(self.preset.unwrap_or(Preset::B7));
         let kept = budget.clone().unwrap_or(Budget::Share(KEEP));
