@@ -217,7 +217,12 @@ async fn check(gpu: &Gpu, logits: &[f32], history: &[u32], sampling: Sampling) -
     let want = (0..).map(|step| twin(logits, history, step, &sampling));
     let decided = got.iter().zip(want).filter(|(_, want)| want.margin > DECIDED);
     let (got, want): (Vec<u32>, Vec<u32>) = decided.map(|(got, want)| (*got, want.id)).unzip();
-    Ok(Check::equal(format!("sample of {}, {sampling:?}", logits.len()), &got, &want))
+    let Sampling { temperature, top_k, top_p, min_p, repetition_penalty, .. } = sampling;
+    let label = format!(
+        "sample of {} at {temperature}, top-k {top_k}, top-p {top_p}, min-p {min_p}, penalty {repetition_penalty}",
+        logits.len()
+    );
+    Ok(Check::equal(label, &got, &want))
 }
 
 /// Logits with a few likely tokens, some NaN and some minus infinity.

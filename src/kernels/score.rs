@@ -274,7 +274,17 @@ impl Case {
         let forced = |v: Vec<f32>| v.into_iter().map(|x| if x == f32::MAX { f32::INFINITY } else { x });
         let got: Vec<f32> = forced(got.await?).collect();
         let want: Vec<f32> = forced(self.twin(&q, &lse, &k, &v)).collect();
-        Ok(Check::compare(format!("score {self:?}"), &got, &want, 2e-5))
+        let ScoreShape { query_heads, kv_heads, dim, .. } = self.shape;
+        let (sets, Measure { recent, averaged, by_value, .. }) = (self.shape.sets(), self.measure);
+        let label = format!(
+            "score {} of {} rows after {}, {query_heads}/{kv_heads} heads of {dim}, {sets} sets, {} recent, \
+             averaged {averaged}, by value {by_value}",
+            self.columns,
+            self.count,
+            self.prefix,
+            recent.min(self.count)
+        );
+        Ok(Check::compare(label, &got, &want, 2e-5))
     }
 }
 
