@@ -262,3 +262,16 @@ fn two_sessions_take_turns() {
         }
     }
 }
+
+#[test]
+fn blocks_submitted_together_keep_their_own_tokens() {
+    // `logits` submits every layer, an answer may submit several blocks at once: both must see the same prompt.
+    let prompt = prompt(5, 1300);
+    let mut looked = full();
+    looked.append(&prompt).unwrap();
+    let logits = block_on(looked.logits()).unwrap();
+    let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32;
+    let whole = answer(&mut full(), &prompt, 8);
+    assert_eq!(whole[0], best);
+    assert_eq!(greedy(&mut looked, 8), whole);
+}

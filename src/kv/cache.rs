@@ -102,11 +102,6 @@ impl Cache {
         self.rows.iter_mut().for_each(|rows| *rows = rows.saturating_sub(count));
     }
 
-    /// Rows that fit without growing, over all layers the least.
-    pub fn room(&self) -> usize {
-        self.layers.iter().zip(&self.rows).map(|(pool, rows)| pool.capacity - rows).min().unwrap_or(0)
-    }
-
     /// Bytes of the live rows, their scales included.
     pub fn live_bytes(&self) -> u64 {
         let rows: usize = self.rows.iter().sum();

@@ -72,6 +72,8 @@ impl Model {
         block: &Block,
         tokens: &[u32],
     ) -> Result<()> {
+        // A write overtakes what is recorded and not yet submitted, and that may still read the last block's tokens.
+        rec.submit();
         let positions: Vec<u32> = (0..tokens.len()).map(|i| (block.start + i) as u32).collect();
         self.gpu.write(&s.tokens, 0, tokens);
         self.gpu.write(&s.positions[0], 0, &positions);
