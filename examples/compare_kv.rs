@@ -39,7 +39,8 @@ async fn compare(path: &str) -> benben::Result<()> {
     ];
     println!("{} prompt tokens on {}\n", prompt.len(), gpu.describe());
     for (name, policy, format) in cases {
-        let options = SessionOptions { kv: KvOptions { policy, format }, context: Some(1024) };
+        let kv = KvOptions { policy, format, tail: None };
+        let options = SessionOptions { kv, context: Some(1024) };
         let mut session = Session::new(&model, &options)?;
         session.append(&prompt)?;
         let mut tokens = Vec::new();

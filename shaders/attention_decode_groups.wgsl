@@ -1,12 +1,22 @@
 // attention_decode_groups: one query token against the live rows, for real GPUs.
-// q [H][hd] · k_words, k_scales, v_words, v_scales: packed rows · book: region 0 of each set is its slots
-// partials [H][S][hd + 2], see attention_merge · logits [H][capacity] with STORE_LOGITS
-// grid (S, H): one workgroup per (part, head); it takes every S-th tile of LANES rows. Neighbouring lanes read
+// q [H][hd] · k_words, v_words, steps: packed rows · book: region 0 of each set is its slots
+// partials [H][parts][hd + 2], see attention_merge · logits [H][capacity] with STORE_LOGITS
+// grid (S, H): one workgroup per (split, head); it takes every S-th tile of LANES rows. Neighbouring lanes read
 // neighbouring eights of a row; a lane keeps one eight of the output for every PARTS-th row of the tile.
 
 #import kv_eight
 
-struct Params { count: u32, capacity: u32, sets: u32, kv_heads: u32, group: u32, splits: u32, scale: f32 }
+struct Params {
+    count: u32,
+    capacity: u32,
+    sets: u32,
+    kv_heads: u32,
+    group: u32,
+    splits: u32,
+    first_part: u32,
+    parts: u32,
+    scale: f32,
+}
 
 const HEAD_DIM: u32 = #{HEAD_DIM}u;
 const LANES: u32 = #{LANES}u;
@@ -15,9 +25,9 @@ const EMPTY: f32 = -3.4e38;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
-@group(0) @binding(6) var<storage, read> book: array<u32>;
-@group(0) @binding(7) var<storage, read_write> partials: array<f32>;
-@group(0) @binding(8) var<storage, read_write> logits: array<f32>;
+@group(0) @binding(5) var<storage, read> book: array<u32>;
+@group(0) @binding(6) var<storage, read_write> partials: array<f32>;
+@group(0) @binding(7) var<storage, read_write> logits: array<f32>;
 
 var<workgroup> at: array<u32, LANES>;
 // Per row and eight, that eight's share of the score; at the end, per part and dimension, the values.
@@ -34,6 +44,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let part = lane / EIGHTS;
     let low = q[(head * EIGHTS + eight) * 2u];
     let high = q[(head * EIGHTS + eight) * 2u + 1u];
+    // Codes count from the grid's first value: each eight of the query takes off what its middle adds.
+    let q_middle = K_MIDDLE * (dot(low, vec4(1.0)) + dot(high, vec4(1.0)));
 
     var acc_low = vec4(0.0);
     var acc_high = vec4(0.0);
@@ -42,12 +54,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var first = split * LANES; first < params.count; first += params.splits * LANES) {
         let rows = min(LANES, params.count - first);
         let own = first + min(lane, rows - 1u);
-        at[lane] = min(book[table + own], params.capacity - 1u) * params.kv_heads + kv_head;
+        let own_at = min(book[table + own], params.capacity - 1u) * params.kv_heads + kv_head;
+        let own_steps = row_steps(own_at);
+        at[lane] = own_at;
         workgroupBarrier();
         if part < PARTS {
             for (var r = part; r < rows; r += PARTS) {
                 let k = k_eight(at[r], eight);
-                shares[r * EIGHTS + eight] = dot(low, k[0]) + dot(high, k[1]);
+                shares[r * EIGHTS + eight] = dot(low, k[0]) + dot(high, k[1]) - q_middle;
             }
         }
         workgroupBarrier();
@@ -55,7 +69,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         if lane < rows {
             score = 0.0;
             for (var e = 0u; e < EIGHTS; e++) { score += shares[lane * EIGHTS + e]; }
-            score *= params.scale;
+            score *= own_steps.x * params.scale;
 #ifdef STORE_LOGITS
             logits[head * params.capacity + first + lane] = score;
 #endif
@@ -69,15 +83,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let weight = exp(score - top);
         total = total * fade + weight;
         workgroupBarrier();
-        scores[lane] = weight;
+        scores[lane] = weight * own_steps.y;
         workgroupBarrier();
         acc_low *= fade;
         acc_high *= fade;
         if part < PARTS {
             for (var r = part; r < rows; r += PARTS) {
                 let v = v_eight(at[r], eight);
-                acc_low += v[0] * scores[r];
-                acc_high += v[1] * scores[r];
+                acc_low += (v[0] - V_MIDDLE) * scores[r];
+                acc_high += (v[1] - V_MIDDLE) * scores[r];
             }
         }
         workgroupBarrier();
@@ -92,7 +106,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
     }
     workgroupBarrier();
-    let to = (head * params.splits + split) * (HEAD_DIM + 2u);
+    let to = (head * params.parts + params.first_part + split) * (HEAD_DIM + 2u);
     for (var i = lane; i < HEAD_DIM; i += LANES) {
         var sum = 0.0;
         for (var p = 0u; p < PARTS; p++) { sum += shares[p * HEAD_DIM + i]; }

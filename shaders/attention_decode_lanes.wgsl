@@ -1,12 +1,22 @@
 // attention_decode_lanes: one query token against the live rows, for software adapters.
-// q [H][hd] · k_words, k_scales, v_words, v_scales: packed rows · book: region 0 of each set is its slots
-// partials [H][S][hd + 2], see attention_merge · logits [H][capacity] with STORE_LOGITS
-// grid (S / LANES, H / TILE): one lane per (part, TILE query heads of one KV head), so that a row is unpacked
-// once for all of them. Part s takes rows s, s + S, ... four at a time, one softmax update for the four.
+// q [H][hd] · k_words, v_words, steps: packed rows · book: region 0 of each set is its slots
+// partials [H][parts][hd + 2], see attention_merge · logits [H][capacity] with STORE_LOGITS
+// grid (S / LANES, H / TILE): one lane per (split, TILE query heads of one KV head), so that a row is unpacked
+// once for all of them. Split s takes rows s, s + S, ... four at a time, one softmax update for the four.
 
 #import kv_eight
 
-struct Params { count: u32, capacity: u32, sets: u32, kv_heads: u32, group: u32, splits: u32, scale: f32 }
+struct Params {
+    count: u32,
+    capacity: u32,
+    sets: u32,
+    kv_heads: u32,
+    group: u32,
+    splits: u32,
+    first_part: u32,
+    parts: u32,
+    scale: f32,
+}
 
 const HEAD_DIM: u32 = #{HEAD_DIM}u;
 const TILE: u32 = #{TILE}u;
@@ -14,9 +24,9 @@ const EMPTY: f32 = -3.4e38;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
-@group(0) @binding(6) var<storage, read> book: array<u32>;
-@group(0) @binding(7) var<storage, read_write> partials: array<f32>;
-@group(0) @binding(8) var<storage, read_write> logits: array<f32>;
+@group(0) @binding(5) var<storage, read> book: array<u32>;
+@group(0) @binding(6) var<storage, read_write> partials: array<f32>;
+@group(0) @binding(7) var<storage, read_write> logits: array<f32>;
 
 @compute @workgroup_size(#{LANES})
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
@@ -29,7 +39,15 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     var acc: array<array<vec4<f32>, EIGHTS * 2u>, TILE>;
     var best: array<f32, TILE>;
     var total: array<f32, TILE>;
-    for (var h = 0u; h < TILE; h++) { best[h] = EMPTY; }
+    // Codes count from the grid's first value: what its middle adds to a whole sum is taken off once.
+    var q_middle: array<f32, TILE>;
+    var v_middle: array<f32, TILE>;
+    for (var h = 0u; h < TILE; h++) {
+        best[h] = EMPTY;
+        var sum = vec4(0.0);
+        for (var i = 0u; i < EIGHTS * 2u; i++) { sum += q[(head + h) * EIGHTS * 2u + i]; }
+        q_middle[h] = K_MIDDLE * dot(sum, vec4(1.0));
+    }
 
     for (var first = split; first < params.count; first += 4u * params.splits) {
         let rows = vec4(first) + vec4(0u, 1u, 2u, 3u) * params.splits;
@@ -37,6 +55,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         let entry = vec4(table) + min(rows, vec4(params.count - 1u));
         let slots = vec4(book[entry.x], book[entry.y], book[entry.z], book[entry.w]);
         let at = min(slots, vec4(params.capacity - 1u)) * params.kv_heads + kv_head;
+        let steps = transpose(mat4x2(row_steps(at.x), row_steps(at.y), row_steps(at.z), row_steps(at.w)));
 
         // Zeros, and said so: Chromium leaves a variable of a loop as its last turn left it.
         var score = array<vec4<f32>, TILE>();
@@ -56,7 +75,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         var weight: array<vec4<f32>, TILE>;
         var fade: array<f32, TILE>;
         for (var h = 0u; h < TILE; h++) {
-            let scaled = select(vec4(EMPTY), score[h] * params.scale, live);
+            let scaled = select(vec4(EMPTY), (score[h] - q_middle[h]) * steps[0] * params.scale, live);
 #ifdef STORE_LOGITS
             let to = (head + h) * params.capacity;
             for (var i = 0u; i < 4u; i++) {
@@ -65,8 +84,10 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
 #endif
             let top = max(best[h], max(max(scaled.x, scaled.y), max(scaled.z, scaled.w)));
             fade[h] = exp(best[h] - top);
-            weight[h] = exp(scaled - top);
-            total[h] = total[h] * fade[h] + dot(weight[h], vec4(1.0));
+            let weights = exp(scaled - top);
+            total[h] = total[h] * fade[h] + dot(weights, vec4(1.0));
+            weight[h] = weights * steps[1];
+            v_middle[h] = v_middle[h] * fade[h] + V_MIDDLE * dot(weight[h], vec4(1.0));
             best[h] = top;
         }
 
@@ -84,9 +105,9 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     }
 
     for (var h = 0u; h < TILE; h++) {
-        let to = ((head + h) * params.splits + split) * (HEAD_DIM + 2u);
+        let to = ((head + h) * params.parts + params.first_part + split) * (HEAD_DIM + 2u);
         for (var i = 0u; i < EIGHTS * 2u; i++) {
-            let values = acc[h][i];
+            let values = acc[h][i] - v_middle[h];
             partials[to + 4u * i] = values.x;
             partials[to + 4u * i + 1u] = values.y;
             partials[to + 4u * i + 2u] = values.z;

@@ -1,18 +1,31 @@
-// kv_read: unpacks the live rows of a layer's keys (or, in a second dispatch, values) in table order.
-// words, scales: the layer's rows of one kind · book: its tables, see kv_row.rs · out [count, G * hd]
-// grid: one team per (row, KV head). 4-bit rows are transformed back.
+// kv_read: unpacks the live rows of a layer's keys (or, in a second dispatch with VALUES, values) in table order.
+// words, steps: the layer's rows · centre [G * hd], added to keys with CENTRED · book: its tables, see kv_row.rs
+// out [.., G * hd], from row `to` on · grid: one team per (row, KV head).
 
 #import kv_row
 
-struct Params { count: u32, kv_heads: u32, capacity: u32, sets: u32 }
+struct Params { count: u32, to: u32, kv_heads: u32, capacity: u32, sets: u32 }
 
 const BITS: u32 = #{BITS}u;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> words: array<u32>;
-@group(0) @binding(2) var<storage, read> row_scales: array<u32>;
-@group(0) @binding(3) var<storage, read> book: array<u32>;
-@group(0) @binding(4) var<storage, read_write> out: array<f32>;
+@group(0) @binding(2) var<storage, read> steps: array<u32>;
+@group(0) @binding(3) var<storage, read> centre: array<f32>;
+@group(0) @binding(4) var<storage, read> book: array<u32>;
+@group(0) @binding(5) var<storage, read_write> out: array<f32>;
+
+fn eight_values(at: u32, eight: u32) -> mat2x4<f32> {
+    let start = at * words_per_row(BITS);
+    if BITS == 16u {
+        let first = start + 4u * eight;
+        return halves(vec4(words[first], words[first + 1u], words[first + 2u], words[first + 3u]));
+    }
+    if BITS == 8u { return quads(words[start + 2u * eight], words[start + 2u * eight + 1u]); }
+    if BITS == 4u { return nibbles(words[start + eight]); }
+    if BITS == 2u { return pairs(words[start + eight / 2u], eight); }
+    return threes(words[start + eight / 2u], words[start + HEAD_DIM / 16u + eight / 4u], eight);
+}
 
 @compute @workgroup_size(#{LANES})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -23,13 +36,32 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 
     let table = select(0u, head, params.sets > 1u) * 4u * params.capacity;
     let at = min(book[table + r], params.capacity - 1u) * params.kv_heads + head;
-    for (var i = member; i < words_per_row(BITS); i += TEAM) {
-        var scale = 0u;
-        if BITS != 16u { scale = row_scales[at * scales_per_row(BITS) + i / BITS]; }
-        unpack_word(BITS, i, words[at * words_per_row(BITS) + i], scale);
+    var step = 1.0;
+#ifdef QUANTISED
+    let both = unpack2x16float(steps[at]);
+#ifdef VALUES
+    step = both.y;
+#else
+    step = both.x;
+#endif
+#endif
+    for (var eight = member; eight < HEAD_DIM / 8u; eight += TEAM) {
+        let values = eight_values(at, eight);
+        for (var i = 0u; i < 4u; i++) {
+            row[8u * eight + i] = (values[0][i] - middle(BITS)) * step;
+            row[8u * eight + 4u + i] = (values[1][i] - middle(BITS)) * step;
+        }
     }
     sync();
-    if BITS == 4u { hadamard(member); }
-    let to = (r * params.kv_heads + head) * HEAD_DIM;
-    for (var i = member; i < HEAD_DIM; i += TEAM) { out[to + i] = row[i]; }
+#ifdef ROTATED
+    hadamard(member);
+#endif
+    let start = ((params.to + r) * params.kv_heads + head) * HEAD_DIM;
+    for (var i = member; i < HEAD_DIM; i += TEAM) {
+#ifdef CENTRED
+        out[start + i] = row[i] + centre[head * HEAD_DIM + i];
+#else
+        out[start + i] = row[i];
+#endif
+    }
 }

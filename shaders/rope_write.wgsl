@@ -1,7 +1,8 @@
 // rope_write: one decoded token: rotates its query and key, packs its key and value into their slots.
-// qkv [(H + 2G) * hd] · frequencies [PAIRS] · q [H * hd], Hadamard-transformed when K has 4 bits
-// k_words, k_scales, v_words, v_scales: the layer's rows · book: its tables, see kv_row.rs
-// grid: one team per head row, queries first, then keys, then values.
+// qkv [(H + 2G) * hd] · frequencies [PAIRS] · q [H * hd], Hadamard-transformed with K_ROTATED
+// k_words, v_words, steps: the layer's rows · centre [G * hd], taken from the key with CENTRED
+// book: its tables, see kv_row.rs
+// grid: one team per query head, then one per KV head, which packs its key and then its value.
 
 #import kv_row
 #import rope
@@ -24,10 +25,21 @@ const V_BITS: u32 = #{V_BITS}u;
 @group(0) @binding(2) var<storage, read> frequencies: array<f32>;
 @group(0) @binding(3) var<storage, read_write> q: array<f32>;
 @group(0) @binding(4) var<storage, read_write> k_words: array<u32>;
-@group(0) @binding(5) var<storage, read_write> k_scales: array<u32>;
-@group(0) @binding(6) var<storage, read_write> v_words: array<u32>;
-@group(0) @binding(7) var<storage, read_write> v_scales: array<u32>;
+@group(0) @binding(5) var<storage, read_write> v_words: array<u32>;
+@group(0) @binding(6) var<storage, read_write> steps: array<u32>;
+@group(0) @binding(7) var<storage, read> centre: array<f32>;
 @group(0) @binding(8) var<storage, read_write> book: array<u32>;
+
+#ifdef K_ROTATED
+const K_ROTATED = true;
+#else
+const K_ROTATED = false;
+#endif
+#ifdef V_ROTATED
+const V_ROTATED = true;
+#else
+const V_ROTATED = false;
+#endif
 
 // Empties the entry's slot in the book and returns it.
 fn claim(book_set: u32, member: u32) -> u32 {
@@ -41,49 +53,58 @@ fn claim(book_set: u32, member: u32) -> u32 {
     return slot;
 }
 
-@compute @workgroup_size(#{LANES})
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let head = team_index(group.x, lane);
-    let member = team_member(lane);
-    let keys_end = params.query_heads + params.kv_heads;
-    if head >= keys_end + params.kv_heads { return; }
-
+// Loads one of the token's rows, and turns it unless it is a value.
+fn load(source: u32, turned: bool, member: u32) {
     for (var pair = member; pair < HEAD_DIM / 2u; pair += TEAM) {
         let dims = pair_dims(pair);
-        var values = vec2(qkv[head * HEAD_DIM + dims.x], qkv[head * HEAD_DIM + dims.y]);
-        if head < keys_end && pair < PAIRS {
+        var values = vec2(qkv[source * HEAD_DIM + dims.x], qkv[source * HEAD_DIM + dims.y]);
+        if turned && pair < PAIRS {
             values = rotate(values, turn(f32(params.position) * frequencies[pair]) * params.scale);
         }
         row[dims.x] = values.x;
         row[dims.y] = values.y;
     }
     sync();
-    // One call for all three kinds: unrolled, the transform is most of this kernel.
-    if select(V_BITS, K_BITS, head < keys_end) == 4u { hadamard(member); }
+}
 
-    if head < params.query_heads {
-        for (var i = member; i < HEAD_DIM; i += TEAM) { q[head * HEAD_DIM + i] = row[i]; }
-    } else if head < keys_end {
-        let kv_head = head - params.query_heads;
-        let slot = claim(select(0u, kv_head, params.sets > 1u), member);
-        let at = slot * params.kv_heads + kv_head;
-        find_scales(K_BITS, member);
-        for (var i = member; i < words_per_row(K_BITS); i += TEAM) {
-            k_words[at * words_per_row(K_BITS) + i] = pack_word(K_BITS, i);
+@compute @workgroup_size(#{LANES})
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let head = team_index(group.x, lane);
+    let member = team_member(lane);
+    if head >= params.query_heads + params.kv_heads { return; }
+
+    let is_query = head < params.query_heads;
+    let kv_head = head - min(head, params.query_heads);
+    var at = 0u;
+    if !is_query { at = claim(select(0u, kv_head, params.sets > 1u), member) * params.kv_heads + kv_head; }
+    var k_step = 0.0;
+    // One transform for all kinds of rows: unrolled, it is most of this kernel.
+    for (var kind = 0u; kind < select(2u, 1u, is_query); kind++) {
+        let is_value = kind == 1u;
+        load(head + kind * params.kv_heads, !is_value, member);
+#ifdef CENTRED
+        if !is_query && !is_value {
+            for (var i = member; i < HEAD_DIM; i += TEAM) { row[i] -= centre[kv_head * HEAD_DIM + i]; }
+            sync();
         }
-        for (var i = member; i < scales_per_row(K_BITS); i += TEAM) {
-            k_scales[at * scales_per_row(K_BITS) + i] = scales[i];
+#endif
+        if select(K_ROTATED, V_ROTATED, is_value) { hadamard(member); }
+        if is_query {
+            for (var i = member; i < HEAD_DIM; i += TEAM) { q[head * HEAD_DIM + i] = row[i]; }
+            continue;
         }
-    } else {
-        let kv_head = head - keys_end;
-        let table = select(0u, kv_head, params.sets > 1u) * 4u * params.capacity;
-        let at = min(book[table + params.entry], params.capacity - 1u) * params.kv_heads + kv_head;
-        find_scales(V_BITS, member);
-        for (var i = member; i < words_per_row(V_BITS); i += TEAM) {
-            v_words[at * words_per_row(V_BITS) + i] = pack_word(V_BITS, i);
+        let bits = select(K_BITS, V_BITS, is_value);
+        var step = vec2(1.0);
+        if bits != 16u { step = find_steps(bits); }
+        for (var i = member; i < words_per_row(bits); i += TEAM) {
+            let word = pack_word(bits, i, step.x);
+            if is_value { v_words[at * words_per_row(V_BITS) + i] = word; }
+            else { k_words[at * words_per_row(K_BITS) + i] = word; }
         }
-        for (var i = member; i < scales_per_row(V_BITS); i += TEAM) {
-            v_scales[at * scales_per_row(V_BITS) + i] = scales[i];
-        }
+#ifdef STEPS
+        if is_value && member == 0u { steps[at] = pack2x16float(vec2(k_step, step.y)); }
+#endif
+        k_step = step.y;
+        sync();
     }
 }

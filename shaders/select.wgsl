@@ -1,10 +1,11 @@
-// select: the indices of the `keep` largest scores of each set, ascending, then `tail` indices from `columns` on.
+// select: the indices of the `keep` largest scores of each set after the `skip` largest, ascending, then `tail`
+// indices from `columns` on.
 // scores [sets, columns] f32, read as bits · out [sets, keep + tail] u32
 // grid (sets); a workgroup of 256 lanes per set. Equal scores go to the lowest index.
 // Scores are not negative, so their bits order like the numbers; NaN and negative ones count as 0.
 #import radix
 
-struct Params { columns: u32, keep: u32, tail: u32 }
+struct Params { columns: u32, skip: u32, keep: u32, tail: u32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> scores: array<u32>;
@@ -20,35 +21,49 @@ fn item(i: u32) -> vec2<u32> {
     return vec2(select(0u, bits, bits <= INFINITY_BITS), 1u);
 }
 
+struct Count { above: u32, equal: u32 }
+
+// Of the columns begin..end, those above a cut and those at it.
+fn count(cut: u32, begin: u32, end: u32) -> Count {
+    var found = Count(0u, 0u);
+    for (var i = begin; i < end; i++) {
+        let key = item(i).x;
+        found.above += u32(key > cut);
+        found.equal += u32(key == cut);
+    }
+    return found;
+}
+
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     set_first = group.x * params.columns;
-    let cut = radix_cut(lane, params.columns, params.keep);
+    var skipped = vec2(0xffffffffu, 0u);
+    if params.skip > 0u { skipped = radix_cut(lane, params.columns, params.skip); }
+    let cut = radix_cut(lane, params.columns, params.skip + params.keep);
 
     // Each lane compacts a run of neighbouring columns, so one scan over the lanes places them all in order.
     let run = (params.columns + 255u) / 256u;
     let begin = lane * run;
     let end = min(begin + run, params.columns);
-    var above = 0u;
-    var equal = 0u;
-    for (var i = begin; i < end; i++) {
-        let key = item(i).x;
-        above += u32(key > cut.x);
-        equal += u32(key == cut.x);
-    }
-    let above_before = scan_across(lane, above).x;
-    var ties = scan_across(lane, equal).x;
+    let taken = count(cut.x, begin, end);
+    let passed = count(skipped.x, begin, end);
+    let above_before = scan_across(lane, taken.above).x;
+    var ties = scan_across(lane, taken.equal).x;
+    let passed_before = scan_across(lane, passed.above).x;
+    var passed_ties = scan_across(lane, passed.equal).x;
 
     let first = group.x * (params.keep + params.tail);
-    var at = first + above_before + min(ties, cut.y);
+    var at = first + above_before + min(ties, cut.y) - passed_before - min(passed_ties, skipped.y);
     for (var i = begin; i < end; i++) {
         let key = item(i).x;
-        let tie = key == cut.x;
-        if key > cut.x || (tie && ties < cut.y) {
+        let within = key > cut.x || (key == cut.x && ties < cut.y);
+        let before = key > skipped.x || (key == skipped.x && passed_ties < skipped.y);
+        if within && !before {
             out[at] = i;
             at++;
         }
-        ties += u32(tie);
+        ties += u32(key == cut.x);
+        passed_ties += u32(key == skipped.x);
     }
     for (var i = lane; i < params.tail; i += 256u) {
         out[first + params.keep + i] = params.columns + i;

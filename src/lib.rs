@@ -55,7 +55,7 @@ pub use engine::{
 };
 pub use error::{Error, Result};
 pub use gpu::{AdapterChoice, Gpu};
-pub use kernels::kv_row::KvBits;
+pub use kernels::kv_code::KvBits;
 pub use kernels::matrix::RowFormat;
 pub use kv::KvOptions;
 pub use model::{Model, Progress};

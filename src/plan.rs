@@ -2,7 +2,7 @@
 
 use crate::gpu::Gpu;
 use crate::kernels::matrix::RowFormat;
-use crate::kv::KvOptions;
+use crate::kv::{KvOptions, Tiers};
 use crate::model::{Config, MOST_CONTEXT, PrefillScratch, stacks};
 use crate::weights::ModelFile;
 use crate::{Error, Result};
@@ -80,21 +80,20 @@ impl Plan {
             );
             return Err(Error::Invalid(reason));
         }
-        let per_token = kv.format.bytes_per_token(config.heads);
         let f16 = crate::kv::Format::F16.bytes_per_token(config.heads);
         let block = kv.policy.plan(context, config.layers)?;
-        let retained = |layer: &crate::kv::policy::LayerRows| layer.retain as u64;
-        let rows: u64 = block.layers.iter().map(retained).sum();
-        let most = block.layers.iter().map(retained).max().unwrap_or(0);
+        let tiers = Tiers::new(kv);
+        let layers: Vec<u64> =
+            block.gains(&tiers, true).into_iter().map(|rows| tiers.bytes(rows, config.heads)).collect();
         let (in_block, before) =
             if kv.policy.one_shot() { (context, 0) } else { (context.min(BLOCK_ROWS), context) };
         let (scratch, largest) = PrefillScratch::bytes(config, in_block, before);
         Ok(Self {
             weights: 0,
-            kv: rows * per_token,
+            kv: layers.iter().sum(),
             kv_full_f16: (context * config.layers) as u64 * f16,
             scratch: scratch + 4 * config.vocab as u64,
-            largest: [most * per_token, largest],
+            largest: [layers.into_iter().max().unwrap_or(0), largest],
             context,
         })
     }

@@ -35,7 +35,7 @@ fn half_of_the_rows_carry_the_loss() {
         Arc::new(Joint::new(budget())),
     ];
     let run = |policy: &Arc<dyn Policy>| {
-        let kv = KvOptions { policy: policy.clone(), format: Format::F16 };
+        let kv = KvOptions { policy: policy.clone(), ..KvOptions::default() };
         let context = Some(PREFIX + CONTINUATION + 8);
         let mut session = Session::new(&model, &SessionOptions { kv, context }).expect("a session");
         let losses = block_on(session.losses(prefix, &rest[..CONTINUATION])).expect("losses");

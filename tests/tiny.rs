@@ -25,7 +25,7 @@ fn options(policy: impl Policy + 'static) -> SessionOptions {
 }
 
 fn options_in(policy: impl Policy + 'static, format: Format) -> SessionOptions {
-    SessionOptions { kv: KvOptions { policy: Arc::new(policy), format }, context: Some(512) }
+    SessionOptions { kv: KvOptions::new(policy, format), context: Some(512) }
 }
 
 /// The losses of `continuation` after `prefix` under `policy`, by the reference.
@@ -153,7 +153,7 @@ fn evicted_rows_leave_memory() {
         Arc::new(Joint::new(Budget::Rows(60))),
     ];
     for policy in policies {
-        let kv = KvOptions { policy: policy.clone(), format: Format::F16 };
+        let kv = KvOptions { policy: policy.clone(), ..KvOptions::default() };
         let mut session = session(&SessionOptions { kv, context: Some(512) });
         assert_eq!(answer(&mut session, &prompt(16, 140), 1).len(), 1);
         let rows = session.kv().rows_per_layer;

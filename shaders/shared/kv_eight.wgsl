@@ -1,68 +1,75 @@
 // kv_eight: eight neighbouring values of a packed K or V row, from its words straight into registers.
-// Whatever the width, one element of the words is eight values: vec4<u32>, vec2<u32> or u32.
-// `at` counts rows in the cache (slot * G + KV head), `eight` the eights in the row.
+// An element of the words is as many values as a load likes. `at` counts rows in the cache (slot * G + KV head),
+// `eight` the eights in the row. Values are codes; a row's steps and the middle of the grid finish a whole sum.
+
+#import kv_codes
 
 const EIGHTS: u32 = #{HEAD_DIM}u / 8u;
-const GROUPS: u32 = #{HEAD_DIM}u / 32u;
+const K_MIDDLE: f32 = 0.5 * f32((1u << (#{K_BITS}u % 16u)) - 1u);
+const V_MIDDLE: f32 = 0.5 * f32((1u << (#{V_BITS}u % 16u)) - 1u);
 
 #ifdef K16
 @group(0) @binding(2) var<storage, read> k_words: array<vec4<u32>>;
+fn k_eight(at: u32, eight: u32) -> mat2x4<f32> { return halves(k_words[at * EIGHTS + eight]); }
 #endif
 #ifdef K8
 @group(0) @binding(2) var<storage, read> k_words: array<vec2<u32>>;
+fn k_eight(at: u32, eight: u32) -> mat2x4<f32> {
+    let words = k_words[at * EIGHTS + eight];
+    return quads(words.x, words.y);
+}
 #endif
 #ifdef K4
 @group(0) @binding(2) var<storage, read> k_words: array<u32>;
+fn k_eight(at: u32, eight: u32) -> mat2x4<f32> { return nibbles(k_words[at * EIGHTS + eight]); }
 #endif
-@group(0) @binding(3) var<storage, read> k_scales: array<u32>;
+#ifdef K3
+@group(0) @binding(2) var<storage, read> k_words: array<u32>;
+fn k_eight(at: u32, eight: u32) -> mat2x4<f32> {
+    let start = at * (EIGHTS * 3u / 4u);
+    return threes(k_words[start + eight / 2u], k_words[start + EIGHTS / 2u + eight / 4u], eight);
+}
+#endif
+#ifdef K2
+@group(0) @binding(2) var<storage, read> k_words: array<u32>;
+fn k_eight(at: u32, eight: u32) -> mat2x4<f32> { return pairs(k_words[at * (EIGHTS / 2u) + eight / 2u], eight); }
+#endif
+
 #ifdef V16
-@group(0) @binding(4) var<storage, read> v_words: array<vec4<u32>>;
+@group(0) @binding(3) var<storage, read> v_words: array<vec4<u32>>;
+fn v_eight(at: u32, eight: u32) -> mat2x4<f32> { return halves(v_words[at * EIGHTS + eight]); }
 #endif
 #ifdef V8
-@group(0) @binding(4) var<storage, read> v_words: array<vec2<u32>>;
-#endif
-#ifdef V4
-@group(0) @binding(4) var<storage, read> v_words: array<u32>;
-#endif
-@group(0) @binding(5) var<storage, read> v_scales: array<u32>;
-
-fn halves(words: vec4<u32>) -> mat2x4<f32> {
-    return mat2x4(vec4(unpack2x16float(words.x), unpack2x16float(words.y)),
-                  vec4(unpack2x16float(words.z), unpack2x16float(words.w)));
-}
-
-fn bytes(words: vec2<u32>, packed: u32) -> mat2x4<f32> {
-    let scale = unpack2x16float(packed);
-    return mat2x4(vec4<f32>(unpack4xU8(words.x)) * scale.x + scale.y,
-                  vec4<f32>(unpack4xU8(words.y)) * scale.x + scale.y);
-}
-
-fn nibbles(word: u32, packed: u32) -> mat2x4<f32> {
-    return bytes(vec2(word & 0x0F0F0F0Fu, (word >> 4u) & 0x0F0F0F0Fu), packed);
-}
-
-fn k_eight(at: u32, eight: u32) -> mat2x4<f32> {
-    let words = k_words[at * EIGHTS + eight];
-#ifdef K16
-    return halves(words);
-#endif
-#ifdef K8
-    return bytes(words, k_scales[at * GROUPS + eight / 4u]);
-#endif
-#ifdef K4
-    return nibbles(words, k_scales[at * GROUPS + eight / 4u]);
-#endif
-}
-
+@group(0) @binding(3) var<storage, read> v_words: array<vec2<u32>>;
 fn v_eight(at: u32, eight: u32) -> mat2x4<f32> {
     let words = v_words[at * EIGHTS + eight];
-#ifdef V16
-    return halves(words);
-#endif
-#ifdef V8
-    return bytes(words, v_scales[at * GROUPS + eight / 4u]);
+    return quads(words.x, words.y);
+}
 #endif
 #ifdef V4
-    return nibbles(words, v_scales[at * GROUPS + eight / 4u]);
+@group(0) @binding(3) var<storage, read> v_words: array<u32>;
+fn v_eight(at: u32, eight: u32) -> mat2x4<f32> { return nibbles(v_words[at * EIGHTS + eight]); }
+#endif
+#ifdef V3
+@group(0) @binding(3) var<storage, read> v_words: array<u32>;
+fn v_eight(at: u32, eight: u32) -> mat2x4<f32> {
+    let start = at * (EIGHTS * 3u / 4u);
+    return threes(v_words[start + eight / 2u], v_words[start + EIGHTS / 2u + eight / 4u], eight);
+}
+#endif
+#ifdef V2
+@group(0) @binding(3) var<storage, read> v_words: array<u32>;
+fn v_eight(at: u32, eight: u32) -> mat2x4<f32> { return pairs(v_words[at * (EIGHTS / 2u) + eight / 2u], eight); }
+#endif
+
+@group(0) @binding(4) var<storage, read> steps: array<u32>;
+
+// The steps of a row of keys and of its row of values; halves have none, and other rows leave theirs unsaid.
+fn row_steps(at: u32) -> vec2<f32> {
+#ifdef STEPS
+    let packed = unpack2x16float(steps[at]);
+    return vec2(select(packed.x, 1.0, #{K_BITS}u == 16u), select(packed.y, 1.0, #{V_BITS}u == 16u));
+#else
+    return vec2(1.0);
 #endif
 }

@@ -1,8 +1,9 @@
-// kv_row: one KV row of HEAD_DIM values, held by a team, packed to and from BITS of 16, 8 or 4.
+// kv_row: one KV row of HEAD_DIM values, held by a team, packed to and from rows of 16, 8, 4, 3 or 2 bits.
 // The team is one lane with a private array, or with TEAMS a workgroup with a shared one; its members stride
 // over the row, and every step that reads what other members wrote comes after `sync`.
-// Words: f16 pairs, or per group of 32 unsigned codes with (scale, minimum) as an f16 pair, and the
-// values of a 4-bit word in the order low nibble of bytes 0..4, high nibble of bytes 0..4.
+// kv_code.rs draws the words and defines the grid.
+
+#import kv_codes
 
 const HEAD_DIM: u32 = #{HEAD_DIM}u;
 // The largest power of two that divides the row: the Hadamard transform works in blocks of it.
@@ -12,22 +13,18 @@ const LANES: u32 = #{LANES}u;
 #ifdef TEAMS
 const TEAM: u32 = LANES;
 var<workgroup> row: array<f32, HEAD_DIM>;
-var<workgroup> scales: array<u32, HEAD_DIM / 32u + 1u>;
 fn sync() { workgroupBarrier(); }
 fn team_index(group: u32, lane: u32) -> u32 { return group; }
 fn team_member(lane: u32) -> u32 { return lane; }
 #else
 const TEAM: u32 = 1u;
 var<private> row: array<f32, HEAD_DIM>;
-var<private> scales: array<u32, HEAD_DIM / 32u + 1u>;
 fn sync() {}
 fn team_index(group: u32, lane: u32) -> u32 { return group * LANES + lane; }
 fn team_member(lane: u32) -> u32 { return 0u; }
 #endif
 
 fn words_per_row(bits: u32) -> u32 { return HEAD_DIM * bits / 32u; }
-
-fn scales_per_row(bits: u32) -> u32 { return select(HEAD_DIM / 32u, 0u, bits == 16u); }
 
 // The orthonormal Hadamard transform, its own inverse.
 fn hadamard(member: u32) {
@@ -45,54 +42,52 @@ fn hadamard(member: u32) {
     sync();
 }
 
-// Finds the (scale, minimum) of the row's groups, which `pack_word` needs.
-// A scale below the smallest normal half could be flushed to zero.
-fn find_scales(bits: u32, member: u32) {
-    for (var group = member; group < scales_per_row(bits); group += TEAM) {
-        var low = row[group * 32u];
-        var high = low;
-        for (var i = 1u; i < 32u; i++) {
-            low = min(low, row[group * 32u + i]);
-            high = max(high, row[group * 32u + i]);
-        }
-        let step = max((high - low) / f32((1u << bits) - 1u), 6.103515625e-5);
-        scales[group] = pack2x16float(vec2(step, low));
-    }
-    sync();
+fn code(bits: u32, value: f32, step: f32) -> u32 {
+    let below = f32(1u << (bits - 1u));
+    return u32(clamp(floor(value / step) + below, 0.0, f32((1u << bits) - 1u)));
 }
 
-fn codes(bits: u32, first: u32, scale: vec2<f32>) -> u32 {
-    let values = vec4(row[first], row[first + 1u], row[first + 2u], row[first + 3u]);
-    let code = clamp(round((values - scale.y) / scale.x), vec4(0.0), vec4(f32((1u << bits) - 1u)));
-    return pack4xU8(vec4<u32>(code));
+// x: the step that codes are found with. y: the one that fits those codes best, as the half that is stored.
+// Every member walks the whole row: that costs less than meeting twice.
+fn find_steps(bits: u32) -> vec2<f32> {
+    var square = 0.0;
+    var largest = 0.0;
+    for (var i = 0u; i < HEAD_DIM; i++) {
+        square += row[i] * row[i];
+        largest = max(largest, abs(row[i]));
+    }
+    let rms = sqrt(square / f32(HEAD_DIM));
+    let narrow = select(select(0.9957, 0.586, bits == 3u), 0.3352, bits == 4u) * rms;
+    let first = clamp(select(narrow, largest / 127.5, bits >= 8u), 6.103515625e-5, 65504.0);
+    var along = 0.0;
+    var codes_square = 0.0;
+    for (var i = 0u; i < HEAD_DIM; i++) {
+        let on_grid = f32(code(bits, row[i], first)) - middle(bits);
+        along += row[i] * on_grid;
+        codes_square += on_grid * on_grid;
+    }
+    let best = clamp(along / codes_square, 6.103515625e-5, 65504.0);
+    return vec2(first, unpack2x16float(pack2x16float(vec2(best, 0.0))).x);
+}
+
+// The codes of four neighbouring values, a byte each.
+fn quad(bits: u32, start: u32, step: f32) -> u32 {
+    return pack4xU8(vec4(code(bits, row[start], step), code(bits, row[start + 1u], step),
+                         code(bits, row[start + 2u], step), code(bits, row[start + 3u], step)));
 }
 
 // One word of the packed row.
-fn pack_word(bits: u32, word: u32) -> u32 {
+fn pack_word(bits: u32, word: u32, step: f32) -> u32 {
     if bits == 16u { return pack2x16float(vec2(row[2u * word], row[2u * word + 1u])); }
-    let scale = unpack2x16float(scales[word / bits]);
-    if bits == 8u { return codes(bits, 4u * word, scale); }
-    return codes(bits, 8u * word, scale) | (codes(bits, 8u * word + 4u, scale) << 4u);
-}
-
-fn put(first: u32, values: vec4<f32>) {
-    row[first] = values.x;
-    row[first + 1u] = values.y;
-    row[first + 2u] = values.z;
-    row[first + 3u] = values.w;
-}
-
-// The inverse of `pack_word`, but for the transform.
-fn unpack_word(bits: u32, word: u32, packed: u32, scale: u32) {
-    let range = unpack2x16float(scale);
-    if bits == 16u {
-        let pair = unpack2x16float(packed);
-        row[2u * word] = pair.x;
-        row[2u * word + 1u] = pair.y;
-    } else if bits == 8u {
-        put(4u * word, vec4<f32>(unpack4xU8(packed)) * range.x + range.y);
-    } else {
-        put(8u * word, vec4<f32>(unpack4xU8(packed & 0x0F0F0F0Fu)) * range.x + range.y);
-        put(8u * word + 4u, vec4<f32>(unpack4xU8((packed >> 4u) & 0x0F0F0F0Fu)) * range.x + range.y);
+    // Three bits are a plane of two, then a plane of one.
+    let high = bits == 3u && word >= HEAD_DIM / 16u;
+    let width = select(select(bits, 2u, bits == 3u), 1u, high);
+    let start = select(word, word - HEAD_DIM / 16u, high) * (32u / width);
+    let mask = ((1u << width) - 1u) * 0x01010101u;
+    var packed = 0u;
+    for (var j = 0u; j < 8u / width; j++) {
+        let codes = quad(bits, start + 4u * j, step) >> select(0u, 2u, high);
+        packed |= (codes & mask) << (j * width);
     }
+    return packed;
 }

@@ -141,7 +141,7 @@ fn plans(config: &Config, context: usize) -> Result<Vec<PolicyPlan>> {
     let plan = |(name, policy): (&str, Arc<dyn Policy>)| {
         let (mut kv_bytes, mut activation_bytes) = (BTreeMap::new(), 0);
         for bits in widths.clone() {
-            let kv = KvOptions { policy: policy.clone(), format: Format { k: bits, v: bits } };
+            let kv = KvOptions { policy: policy.clone(), format: Format::both(bits), tail: None };
             let plan = Plan::session(config, &kv, context)?;
             kv_bytes.insert(bits.bits(), plan.kv);
             activation_bytes = plan.scratch;

@@ -4,6 +4,7 @@ use super::session::Session;
 use super::work::{Course, not_reserved};
 use crate::gpu::Class;
 use crate::kernels::nll::nll;
+use crate::kv::TierRows;
 use crate::{Error, Result};
 
 impl Session {
@@ -73,14 +74,15 @@ impl Session {
 
     /// Runs the pending tokens as one dense block and records the loss of each one's successor.
     fn score_block(&mut self, targets: &[u32], out: &crate::gpu::Tensor<f32>) -> Result<()> {
-        let most = self.cache.rows().iter().copied().max().unwrap_or(0);
+        let most = self.cache.most_rows();
         let config = self.model.config();
         if !self.prefill.as_ref().is_some_and(|s| s.fits(targets.len(), most)) {
             let gpu = self.model.gpu();
             self.prefill = Some(crate::model::PrefillScratch::new(gpu, config, targets.len(), most));
         }
         let layers = config.layers;
-        self.cache.reserve(&mut self.rec, &vec![targets.len(); layers])?;
+        let gains = vec![TierRows { main: targets.len(), ..TierRows::default() }; layers];
+        self.cache.reserve(&mut self.rec, &gains)?;
         let (mut block, count) = self.next_block(true)?;
         let s = self.prefill.as_ref().ok_or_else(not_reserved)?;
         while !block.is_done() {

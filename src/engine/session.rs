@@ -6,7 +6,7 @@ use super::generate::Timing;
 use crate::gpu::{Class, Recorder, Tensor};
 use crate::kernels::thin;
 use crate::kv::policy::{Thinning, ThinningState};
-use crate::kv::{Cache, KvOptions};
+use crate::kv::{Cache, KvOptions, Tier, TierRows};
 use crate::model::{DecodeScratch, Model, PrefillScratch};
 use crate::plan::{BLOCK_ROWS, Limits, Plan};
 use crate::{Error, Result};
@@ -67,7 +67,7 @@ impl Session {
         Ok(Self {
             model: model.clone(),
             rec: Recorder::new(gpu),
-            cache: Cache::new(gpu, config.layers, config.heads, kv.format, kv.policy.per_head())?,
+            cache: Cache::new(gpu, config.layers, config.heads, &kv)?,
             kv,
             context,
             prefill: None,
@@ -136,7 +136,7 @@ impl Session {
         KvReport {
             bytes: self.cache.live_bytes(),
             bytes_full_f16: self.cache.full_f16_bytes(self.cached),
-            rows_per_layer: self.cache.rows().to_vec(),
+            rows_per_layer: self.cache.rows_per_layer(),
         }
     }
 
@@ -146,18 +146,25 @@ impl Session {
     /// # Errors
     /// [`Error::Invalid`] for a layer that the model does not have, [`Error::DeviceLost`].
     pub async fn positions(&mut self, layer: usize) -> Result<Vec<Vec<u32>>> {
-        let Some(&rows) = self.cache.rows().get(layer) else {
-            let layers = self.cache.rows().len();
+        let layers = self.cache.depth();
+        if layer >= layers {
             return Err(Error::Invalid(format!("there is no layer {layer}; the model has {layers}")));
-        };
-        let pool = self.cache.layer(layer);
-        let (book, capacity) = (self.rec.read(&pool.book, 0, pool.book.len()), pool.capacity);
+        }
+        let mut books = Vec::new();
+        for Tier { rows, live, .. } in self.cache.layer(layer) {
+            books.push((self.rec.read(&rows.book, 0, rows.book.len()), rows.capacity, *live));
+        }
         self.rec.submit();
-        let book = book.await?;
+        let mut positions = vec![Vec::new(); self.cache.main(layer).rows.sets];
+        for (book, capacity, live) in books {
+            // A set's four regions begin with the slots of its live rows, then the positions by slot.
+            for (found, set) in positions.iter_mut().zip(book.await?.chunks_exact(4 * capacity)) {
+                found.extend(set[..live].iter().map(|&slot| set[capacity + slot as usize]));
+            }
+        }
         self.model.gpu().check()?;
-        // A set's four regions begin with the slots of its live rows, then the positions by slot.
-        let live = |set: &[u32]| set[..rows].iter().map(|&slot| set[capacity + slot as usize]).collect();
-        Ok(book.chunks_exact(4 * capacity).map(live).collect())
+        positions.iter_mut().for_each(|set| set.sort_unstable());
+        Ok(positions)
     }
 
     /// How long the last answer took.
@@ -165,13 +172,13 @@ impl Session {
         self.timing
     }
 
-    /// Makes room for `pending` prompt tokens, of which each layer retains `retained` rows, and for `answer` more.
-    pub(super) fn reserve(&mut self, pending: usize, retained: &[usize], answer: usize) -> Result<()> {
-        let more = growth(self.kv.policy.thinning(), self.cache.rows(), retained, answer);
+    /// Makes room for `pending` prompt tokens, of which each layer gains `gains`, and for `answer` more.
+    pub(super) fn reserve(&mut self, pending: usize, gains: Vec<TierRows>, answer: usize) -> Result<()> {
+        let more = growth(self.kv.policy.thinning(), &self.cache.main_rows(), gains, answer);
         let mut replaced = self.cache.reserve(&mut self.rec, &more)?;
         let config = self.model.config();
         let (block, before) = if self.kv.policy.one_shot() {
-            (pending, self.cache.rows().iter().copied().max().unwrap_or(0))
+            (pending, self.cache.most_rows())
         } else {
             (pending.min(BLOCK_ROWS), self.cached + pending)
         };
@@ -183,7 +190,7 @@ impl Session {
             self.prefill = Some(PrefillScratch::new(gpu, config, block, before));
             replaced = true;
         }
-        let capacity = (0..config.layers).map(|l| self.cache.layer(l).capacity).max().unwrap_or(0);
+        let capacity = (0..config.layers).map(|l| self.cache.main(l).rows.capacity).max().unwrap_or(0);
         if !self.decode.as_ref().is_some_and(|d| d.fits(capacity)) {
             let thins = self.kv.policy.thinning().is_some();
             if thins {
@@ -200,10 +207,14 @@ impl Session {
     }
 }
 
-/// Rows that each layer gains at most while it takes `retained` more and then decodes `answer` tokens.
-fn growth(rule: Option<Thinning>, rows: &[usize], retained: &[usize], answer: usize) -> Vec<usize> {
-    let start: Vec<usize> = rows.iter().zip(retained).map(|(a, b)| a + b).collect();
-    let Some(rule) = rule else { return retained.iter().map(|r| r + answer).collect() };
+/// Rows that each layer gains at most while it takes `gains` and then decodes `answer` tokens, when its main tier
+/// has `rows` now.
+fn growth(rule: Option<Thinning>, rows: &[usize], mut gains: Vec<TierRows>, answer: usize) -> Vec<TierRows> {
+    let Some(rule) = rule else {
+        gains.iter_mut().for_each(|gain| gain.main += answer);
+        return gains;
+    };
+    let start: Vec<usize> = rows.iter().zip(&gains).map(|(rows, gain)| rows + gain.main).collect();
     let (mut now, mut most) = (start.clone(), start.clone());
     let mut state = ThinningState::new(rule, &start);
     for _ in 0..answer {
@@ -216,5 +227,6 @@ fn growth(rule: Option<Thinning>, rows: &[usize], retained: &[usize], answer: us
             }
         }
     }
-    most.iter().zip(rows).map(|(most, rows)| most - rows).collect()
+    gains.iter_mut().zip(most.iter().zip(rows)).for_each(|(gain, (most, rows))| gain.main = most - rows);
+    gains
 }

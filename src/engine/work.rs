@@ -6,6 +6,7 @@
 use super::session::Session;
 use crate::gpu::Pending;
 use crate::kernels::sample::{Sampling, sample};
+use crate::kv::TierRows;
 use crate::kv::policy::{Full, Policy, ThinningState};
 use crate::model::{Block, DecodeStep, DecodeWindow};
 use crate::plan::BLOCK_ROWS;
@@ -43,7 +44,7 @@ pub(super) struct Course {
     /// Tokens on the device, those included that the host has not read yet.
     pub total: usize,
     /// Rows of each layer when the current block or step began.
-    checkpoint: Vec<usize>,
+    checkpoint: Vec<TierRows>,
     /// Tokens when the answer began: what a policy that thins calls the prompt.
     prompt: usize,
 }
@@ -64,14 +65,14 @@ impl Session {
         }
         let layers = self.model.config().layers;
         // Every block but the last keeps all its rows, so one plan of the whole says how many there will be.
-        let retained: Vec<usize> = match pending {
-            1 => vec![1; layers],
-            _ => self.kv.policy.plan(pending, layers)?.layers.iter().map(|l| l.retain).collect(),
+        let gains = match pending {
+            1 => vec![TierRows { main: 1, ..TierRows::default() }; layers],
+            _ => self.kv.policy.plan(pending, layers)?.gains(self.cache.tiers(), self.cached == 0),
         };
-        self.reserve(pending, &retained, answer)?;
+        self.reserve(pending, gains, answer)?;
         self.thinning = None;
         let (total, prompt) = (self.tokens.len(), self.tokens.len());
-        Ok(Course { work: Work::Ready, total, checkpoint: self.cache.rows().to_vec(), prompt })
+        Ok(Course { work: Work::Ready, total, checkpoint: self.cache.checkpoint(), prompt })
     }
 
     /// The kind of the next piece.
@@ -93,11 +94,11 @@ impl Session {
         match std::mem::take(&mut course.work) {
             Work::Ready if course.total - self.cached > 1 => {
                 let (block, count) = self.next_block(false)?;
-                course.checkpoint = self.cache.rows().to_vec();
+                course.checkpoint = self.cache.checkpoint();
                 self.prefill_piece(course, block, count)?;
             }
             Work::Ready => {
-                course.checkpoint = self.cache.rows().to_vec();
+                course.checkpoint = self.cache.checkpoint();
                 let d = self.decode.as_ref().ok_or_else(not_reserved)?;
                 self.model.begin_step(&mut self.rec, d, &self.ids, self.cached)?;
                 self.decode_piece(course, 0)?;
@@ -143,7 +144,7 @@ impl Session {
 
     fn decode_piece(&mut self, course: &mut Course, layer: usize) -> Result<()> {
         if layer == 0 && self.thinning.is_none() {
-            let start = |rule| ThinningState::new(rule, self.cache.rows());
+            let start = |rule| ThinningState::new(rule, &self.cache.main_rows());
             self.thinning = self.kv.policy.thinning().map(start);
         }
         let d = self.decode.as_ref().ok_or_else(not_reserved)?;
@@ -155,8 +156,8 @@ impl Session {
         let step = DecodeStep { position: self.cached, window };
         self.model.decode_layer(&mut self.rec, d, &mut self.cache, layer, step)?;
         // The first layer's row count decides for all of them, as it stood when the step began.
-        let first_rows = course.checkpoint[0] + 1;
-        let rows = self.cache.rows()[layer];
+        let first_rows = course.checkpoint[0].main + 1;
+        let rows = self.cache.main(layer).live;
         if let Some(due) = self.thinning.as_mut().and_then(|t| t.due(layer, rows, first_rows)) {
             self.model.thin_layer(&mut self.rec, d, &mut self.cache, layer, due)?;
         }
@@ -183,19 +184,14 @@ impl Session {
     /// newest token stays pending, so that the answer can always be continued.
     pub(super) fn end(&mut self, course: &Course) {
         match course.work {
-            Work::Prefill(..) => {
-                for (layer, &rows) in course.checkpoint.iter().enumerate() {
-                    self.cache.set_rows(layer, rows);
-                }
-            }
+            Work::Prefill(..) => self.cache.restore(&course.checkpoint),
             // Where the unfinished step ran, its row is the newest; rows that it thinned stay dropped.
-            Work::Decode(layers) => {
-                (0..layers).for_each(|l| self.cache.set_rows(l, self.cache.rows()[l] - 1))
-            }
+            Work::Decode(layers) => (0..layers).for_each(|l| self.cache.drop_rows(l, 1)),
             Work::Ready | Work::Head => {}
         }
         let settled = self.tokens.len().saturating_sub(1);
-        self.cache.truncate(self.cached.saturating_sub(settled));
+        let beyond = self.cached.saturating_sub(settled);
+        (0..self.cache.depth()).for_each(|l| self.cache.drop_rows(l, beyond));
         self.cached = self.cached.min(settled);
         self.thinning = None;
     }

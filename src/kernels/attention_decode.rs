@@ -7,7 +7,8 @@
 use super::attention_merge;
 use super::attention_prefill;
 use super::check::{Check, Noise, poisoned};
-use super::kv_row::{Heads, KvBits, KvRows, hadamard};
+use super::kv_code::{KvBits, hadamard};
+use super::kv_row::{Format, Heads, KvRows};
 use super::kv_sample::Sample;
 use super::{attention_decode_groups as groups, attention_decode_lanes as lanes};
 use crate::Result;
@@ -22,37 +23,53 @@ struct Params {
     kv_heads: u32,
     group: u32,
     splits: u32,
+    first_part: u32,
+    parts: u32,
     scale: f32,
 }
 
-fn key(base: ShaderKey, head_dim: usize, k: KvBits, v: KvBits, store_logits: bool) -> ShaderKey {
-    let k_flag = ["K16", "K8", "K4"][k as usize];
-    let v_flag = ["V16", "V8", "V4"][v as usize];
+fn key(base: ShaderKey, head_dim: usize, format: Format, store_logits: bool) -> ShaderKey {
+    let k_flag = ["K16", "K8", "K4", "K3", "K2"][format.k as usize];
+    let v_flag = ["V16", "V8", "V4", "V3", "V2"][format.v as usize];
     base.with("HEAD_DIM", head_dim as u32)
+        .with("K_BITS", format.k.bits())
+        .with("V_BITS", format.v.bits())
         .flag(k_flag, true)
         .flag(v_flag, true)
+        .flag("STEPS", format.quantised())
         .flag("STORE_LOGITS", store_logits)
 }
 
 /// The variants of one family: every pair of widths on SmolLM2's heads, one of them with logits.
 pub(super) fn variants_of(base: fn(Heads) -> ShaderKey) -> Vec<ShaderKey> {
     let heads = Heads { query: 9, kv: 3, dim: 64 };
-    let of = |k, v, logits| key(base(heads), heads.dim, k, v, logits);
+    let of = |k, v, logits| key(base(heads), heads.dim, Format { k, v }, logits);
     let pairs = KvBits::ALL.into_iter().flat_map(|k| KvBits::ALL.map(|v| of(k, v, false)));
     pairs.chain([of(KvBits::Eight, KvBits::Four, true)]).collect()
 }
 
-/// Values of the tensor that carries the parts: `[H][S][hd + 2]`.
-pub fn partial_len(heads: Heads, splits: usize) -> usize {
-    heads.query * splits * (heads.dim + 2)
+/// Values of the tensor that carries the parts: `[H][parts][hd + 2]`.
+pub fn partial_len(heads: Heads, parts: usize) -> usize {
+    heads.query * parts * (heads.dim + 2)
+}
+
+/// Which of the parts that are merged together one dispatch leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parts {
+    /// Its first one.
+    pub first: usize,
+    /// How many it leaves: the rows of a head are split so often.
+    pub splits: usize,
+    /// How many there are of all dispatches.
+    pub total: usize,
 }
 
 /// Records attention of one token over the first `count` (at least one) live rows.
 ///
-/// `q` (`[H * hd]`) is Hadamard-transformed when keys have 4 bits. `partial` holds [`partial_len`] values for the
-/// device's number of splits; values of 4 bits leave it transformed. With `store_logits`, `logits`
-/// (`[H][capacity]`) receives the scaled score of every live row at its table entry.
-#[allow(clippy::too_many_arguments)]
+/// `q` (`[H * hd]`) is transformed as the keys are. `partial` holds [`partial_len`] values for all parts;
+/// transformed values leave it transformed. With `store_logits`, `logits` (`[H][capacity]`) receives the scaled
+/// score of every live row at its table entry.
+#[expect(clippy::too_many_arguments, reason = "a query, rows, and two outputs with where they begin")]
 pub fn attention_decode(
     rec: &mut Recorder,
     q: &Tensor<f32>,
@@ -60,16 +77,17 @@ pub fn attention_decode(
     count: usize,
     scale: f32,
     partial: &Tensor<f32>,
+    parts: Parts,
     logits: &Tensor<f32>,
     store_logits: bool,
 ) -> Result<()> {
-    let (heads, tuning) = (rows.heads, rec.gpu().tuning());
-    let splits = tuning.attention_splits;
-    let (base, grid) = match tuning.family {
+    let heads = rows.heads;
+    let splits = parts.splits as u32;
+    let (base, grid) = match rec.gpu().tuning().family {
         Family::Lanes => (lanes::key(heads), lanes::grid(heads, splits)),
         Family::Groups => (groups::key(heads), groups::grid(heads, splits)),
     };
-    let kernel = rec.gpu().kernel(&key(base, heads.dim, rows.k_bits, rows.v_bits, store_logits))?;
+    let kernel = rec.gpu().kernel(&key(base, heads.dim, rows.format, store_logits))?;
     let params = Params {
         count: count as u32,
         capacity: rows.capacity as u32,
@@ -77,14 +95,15 @@ pub fn attention_decode(
         kv_heads: heads.kv as u32,
         group: heads.group() as u32,
         splits,
+        first_part: parts.first as u32,
+        parts: parts.total as u32,
         scale,
     };
     let bindings = [
         q.bind(),
         rows.k_words.bind(),
-        rows.k_scales.bind(),
         rows.v_words.bind(),
-        rows.v_scales.bind(),
+        rows.steps.bind(),
         rows.book.bind(),
         partial.bind(),
         logits.bind(),
@@ -95,35 +114,50 @@ pub fn attention_decode(
 async fn check(
     gpu: &Gpu,
     heads: Heads,
-    (k_bits, v_bits): (KvBits, KvBits),
+    format: Format,
     (capacity, count): (usize, usize),
     sets: usize,
     store_logits: bool,
 ) -> Result<Vec<Check>> {
     let mut noise = Noise::new(29);
-    let rows = KvRows::new(gpu, heads, k_bits, v_bits, capacity, sets)?;
-    let sample = Sample::new(gpu, &mut noise, rows, count);
+    let sample = Sample::new(gpu, &mut noise, heads, format, (capacity, count), sets)?;
+    let (k_rotated, v_rotated) = (sample.rows.basis.k_rotated, sample.rows.basis.v_rotated);
     let q: Vec<f32> = noise.values(heads.q_width()).iter().map(|x| 4.0 * x).collect();
     let mut stored = q.clone();
-    if k_bits.rotated() {
+    if k_rotated {
         stored.chunks_exact_mut(heads.dim).for_each(hadamard);
     }
     let splits = gpu.tuning().attention_splits as usize;
+    // A part of another dispatch before these, which must stay as it is.
+    let parts = Parts { first: 1, splits, total: splits + 1 };
     let device_q = gpu.tensor_with(Class::Scratch, "q", &stored);
-    let partial = poisoned(gpu, partial_len(heads, splits));
+    let partial = poisoned(gpu, partial_len(heads, parts.total));
     let logits = poisoned(gpu, heads.query * capacity);
-    let scale = 0.3;
+    let (scale, rows) = (0.3, &sample.rows);
     let mut rec = Recorder::new(gpu);
-    attention_decode(&mut rec, &device_q, &sample.rows, count, scale, &partial, &logits, store_logits)?;
+    attention_decode(&mut rec, &device_q, rows, count, scale, &partial, parts, &logits, store_logits)?;
     let (got_partial, got_logits) =
         (rec.read(&partial, 0, partial.len()), rec.read(&logits, 0, logits.len()));
     rec.submit();
 
+    let (mut own, mut other) = (Vec::new(), Vec::new());
+    for head in got_partial.await?.chunks_exact(parts.total * (heads.dim + 2)) {
+        let (first, rest) = head.split_at(heads.dim + 2);
+        other.extend_from_slice(first);
+        own.extend_from_slice(rest);
+    }
     // One query that sees everything is the last row of a block that follows `count - 1` others.
-    let want = attention_prefill::twin(&q, &sample.k, &sample.v, heads, scale, count - 1);
-    let merged = attention_merge::twin(&got_partial.await?, heads, splits, v_bits.rotated());
-    let label =
-        format!("attention_decode {count} of {capacity}, {k_bits:?} {v_bits:?}, {heads:?}, {sets} sets");
+    let mut want = attention_prefill::twin(&q, &sample.k, &sample.v, heads, scale, count - 1);
+    let merged = attention_merge::twin(&own, heads, splits, v_rotated);
+    let label = format!("attention_decode {count} of {capacity}, {format:?}, {heads:?}, {sets} sets");
+    // What is subtracted from every key shifts all scores of a head alike.
+    let centre = got_centre(gpu, rows).await?;
+    for head in 0..if k_rotated { heads.query } else { 0 } {
+        let own = &centre[head / heads.group() * heads.dim..][..heads.dim];
+        let dot: f32 = q[head * heads.dim..].iter().zip(own).map(|(a, b)| a * b).sum();
+        want.lse[head] -= scale * dot;
+        want.scores[head].iter_mut().for_each(|score| *score -= scale * dot);
+    }
     let mut want_logits = vec![f32::NAN; logits.len()];
     if store_logits {
         for (head, scores) in want.scores.iter().enumerate() {
@@ -133,54 +167,66 @@ async fn check(
     Ok(vec![
         Check::compare(label.clone() + ", out", &merged.0, &want.out, 1e-4),
         Check::compare(label.clone() + ", lse", &merged.1, &want.lse, 1e-4),
-        Check::compare(label + ", logits", &got_logits.await?, &want_logits, 1e-4),
+        Check::compare(label.clone() + ", logits", &got_logits.await?, &want_logits, 1e-4),
+        Check::compare(label + ", other parts", &other, &vec![f32::NAN; other.len()], 0.0),
     ])
 }
 
+async fn got_centre(gpu: &Gpu, rows: &KvRows) -> Result<Vec<f32>> {
+    let centre = &rows.basis.centre;
+    if centre.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut rec = Recorder::new(gpu);
+    let read = rec.read(centre, 0, centre.len());
+    rec.submit();
+    read.await
+}
+
 pub(super) async fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
-    let (sixteen, eight, four) = (KvBits::Sixteen, KvBits::Eight, KvBits::Four);
-    let heads = Heads { query: 9, kv: 3, dim: 64 };
-    let mut out = check(gpu, heads, (eight, four), (300, 211), 1, true).await?;
-    out.extend(check(gpu, heads, (four, eight), (40, 5), 3, false).await?);
-    out.extend(check(gpu, Heads { query: 4, kv: 4, dim: 80 }, (sixteen, sixteen), (70, 61), 1, false).await?);
+    let smollm2 = Heads { query: 9, kv: 3, dim: 64 };
+    let of = |k, v| Format { k, v };
+    let (eight, four, three) = (KvBits::Eight, KvBits::Four, KvBits::Three);
+    let mut out = check(gpu, smollm2, of(eight, four), (300, 211), 1, true).await?;
+    out.extend(check(gpu, smollm2, of(four, eight), (40, 5), 3, false).await?);
+    out.extend(check(gpu, smollm2, of(three, KvBits::Two), (90, 77), 3, false).await?);
+    out.extend(check(gpu, Heads { query: 4, kv: 4, dim: 80 }, Format::F16, (70, 61), 1, false).await?);
     Ok(out)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::check::testing::{assert_passed, families};
+    use super::super::check::testing::{assert_passed, families, formats};
     use super::*;
     use proptest::prelude::*;
 
-    fn agrees(heads: Heads, bits: (KvBits, KvBits), rows: (usize, usize), sets: usize, logits: bool) {
+    fn agrees(heads: Heads, format: Format, rows: (usize, usize), sets: usize, logits: bool) {
         for gpu in families() {
-            assert_passed(pollster::block_on(check(&gpu, heads, bits, rows, sets, logits)));
+            assert_passed(pollster::block_on(check(&gpu, heads, format, rows, sets, logits)));
         }
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(10))]
+        #![proptest_config(ProptestConfig::with_cases(12))]
         #[test]
         fn agrees_with_its_twin(
             kv in 1usize..4,
             group in 1usize..6,
             dim in prop::sample::select(vec![32usize, 64, 96, 128]),
-            bits in (0usize..3, 0usize..3),
+            format in formats(),
             rows in (1usize..500).prop_flat_map(|c| (Just(c), 1..=c)),
             per_head in any::<bool>(),
             logits in any::<bool>(),
         ) {
-            let heads = Heads { query: kv * group, kv, dim };
-            let bits = (KvBits::ALL[bits.0], KvBits::ALL[bits.1]);
-            agrees(heads, bits, rows, if per_head { kv } else { 1 }, logits);
+            agrees(Heads { query: kv * group, kv, dim }, format, rows, if per_head { kv } else { 1 }, logits);
         }
     }
 
     #[test]
     fn wide_odd_and_nearly_empty() {
-        let halves = (KvBits::Sixteen, KvBits::Sixteen);
-        agrees(Heads { query: 2, kv: 1, dim: 256 }, (KvBits::Four, KvBits::Four), (90, 70), 1, true);
-        agrees(Heads { query: 3, kv: 3, dim: 80 }, halves, (300, 299), 3, true);
-        agrees(Heads { query: 3, kv: 1, dim: 64 }, halves, (1, 1), 1, true);
+        let four = Format::both(KvBits::Four);
+        agrees(Heads { query: 2, kv: 1, dim: 256 }, four, (90, 70), 1, true);
+        agrees(Heads { query: 3, kv: 3, dim: 80 }, Format::F16, (300, 299), 3, true);
+        agrees(Heads { query: 3, kv: 1, dim: 64 }, Format::F16, (1, 1), 1, true);
     }
 }

@@ -2,7 +2,8 @@
 
 use super::attention_decode::partial_len;
 use super::check::{Check, Noise, poisoned};
-use super::kv_row::{Heads, hadamard};
+use super::kv_code::hadamard;
+use super::kv_row::Heads;
 use super::team::{team_groups, team_key};
 use crate::Result;
 use crate::gpu::{Class, Family, Gpu, Recorder, Shader, ShaderKey, Tensor};

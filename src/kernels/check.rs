@@ -89,6 +89,7 @@ pub fn poisoned(gpu: &Gpu, len: usize) -> Tensor<f32> {
 /// What the device refuses; a kernel that computes wrongly is no error but a [`Check`] that did not pass.
 pub async fn all(gpu: &Gpu) -> Result<Vec<Check>> {
     let mut checks = Vec::new();
+    checks.extend(super::centre::checks(gpu).await?);
     checks.extend(super::copy::checks(gpu).await?);
     checks.extend(super::embed::checks(gpu).await?);
     checks.extend(super::fill::checks(gpu).await?);
@@ -117,6 +118,10 @@ pub async fn all(gpu: &Gpu) -> Result<Vec<Check>> {
 pub(super) mod testing {
     use std::sync::OnceLock;
 
+    use proptest::prelude::*;
+
+    use super::super::kv_code::KvBits;
+    use super::super::kv_row::Format;
     use super::{Check, Gpu, Result};
     use crate::gpu::{AdapterChoice, Family, Tuning};
 
@@ -141,6 +146,12 @@ pub(super) mod testing {
             }));
         }
         tunings.into_iter().map(|t| gpu.with_tuning(t)).collect()
+    }
+
+    /// Any pair of widths of K and V.
+    pub fn formats() -> impl Strategy<Value = Format> {
+        let bits = || prop::sample::select(KvBits::ALL.to_vec());
+        (bits(), bits()).prop_map(|(k, v)| Format { k, v })
     }
 
     /// Fails with the numbers of every check that did not pass.

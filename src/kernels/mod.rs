@@ -10,12 +10,14 @@ pub mod attention_decode_groups;
 pub mod attention_decode_lanes;
 pub mod attention_merge;
 pub mod attention_prefill;
+pub mod centre;
 pub mod check;
 pub mod copy;
 pub mod embed;
 pub mod fill;
 pub mod gather;
 mod grid;
+pub mod kv_code;
 pub mod kv_read;
 pub mod kv_row;
 mod kv_sample;
@@ -42,12 +44,13 @@ use crate::gpu::ShaderKey;
 
 /// One variant at least of every way in which a shader can be assembled, for validation without a device.
 pub fn variants() -> Vec<ShaderKey> {
-    let kernels: [fn() -> Vec<ShaderKey>; 22] = [
+    let kernels: [fn() -> Vec<ShaderKey>; 23] = [
         accumulate::variants,
         attention_decode_groups::variants,
         attention_decode_lanes::variants,
         attention_merge::variants,
         attention_prefill::variants,
+        centre::variants,
         copy::variants,
         embed::variants,
         fill::variants,

@@ -1,9 +1,9 @@
 //! One decoded token: rotates its query and key, and packs its key and value into their slots.
 
 use super::check::{Check, Noise, poisoned};
-use super::kv_row::{Heads, KvBits, KvRows, hadamard};
-use super::kv_sample::shuffled_tables;
-use super::kv_write::row_check;
+use super::kv_code::{KvBits, hadamard};
+use super::kv_row::{Basis, Format, Heads, KvRows};
+use super::kv_sample::{Stored, shuffled};
 use super::rope_split::{Rope, frequencies, rope_key, twin};
 use super::team::{team_groups, team_key};
 use crate::Result;
@@ -23,22 +23,31 @@ struct Params {
     scale: f32,
 }
 
-fn key(family: Family, head_dim: usize, k_bits: KvBits, v_bits: KvBits) -> ShaderKey {
-    team_key(SHADER, family, head_dim).with("K_BITS", k_bits.bits()).with("V_BITS", v_bits.bits())
+fn key(family: Family, head_dim: usize, format: Format, (k_rotated, v_rotated): (bool, bool)) -> ShaderKey {
+    team_key(SHADER, family, head_dim)
+        .with("K_BITS", format.k.bits())
+        .with("V_BITS", format.v.bits())
+        .flag("STEPS", format.quantised())
+        .flag("K_ROTATED", k_rotated)
+        .flag("CENTRED", k_rotated)
+        .flag("V_ROTATED", v_rotated)
 }
 
-/// Every pair of widths in both families, on heads of 64 that rotate whole.
+/// Pairs of widths in both families, on heads of 64 that rotate whole.
 pub fn variants() -> Vec<ShaderKey> {
-    let families = [Family::Lanes, Family::Groups];
-    let widths = families.into_iter().flat_map(|f| KvBits::ALL.map(|k| (f, k)));
-    let keys = widths.flat_map(|(f, k)| KvBits::ALL.map(|v| rope_key(key(f, 64, k, v), 32, false)));
-    keys.chain([rope_key(key(Family::Lanes, 64, KvBits::Eight, KvBits::Four), 16, true)]).collect()
+    let pairs = KvBits::ALL.into_iter().zip(KvBits::ALL.into_iter().cycle().skip(1));
+    let formats = pairs.map(|(k, v)| Format { k, v }).chain(KvBits::ALL.map(Format::both));
+    let own = |f: Format| (f, (f.k.quantised(), f.v.quantised()));
+    let all: Vec<_> = formats.map(own).chain([(Format::F16, (true, true))]).collect();
+    let of = |family| all.iter().map(move |&(format, rotated)| rope_key(key(family, 64, format, rotated), 32, false));
+    let interleaved = key(Family::Lanes, 64, Format { k: KvBits::Eight, v: KvBits::Four }, (true, true));
+    of(Family::Lanes).chain(of(Family::Groups)).chain([rope_key(interleaved, 16, true)]).collect()
 }
 
 /// Records the write of one token's row `qkv` (`[(H + 2G) * hd]`).
 ///
-/// The rotated query, also Hadamard-transformed when keys have 4 bits, goes to `q` (`[H * hd]`). Key and value go
-/// into the slot that entry `row` of every set names; the slot's position is set, its accumulators are emptied.
+/// The rotated query goes to `q` (`[H * hd]`), transformed as the keys are. Key and value go into the slot that
+/// entry `row` of every set names; the slot's position is set, its accumulators are emptied.
 pub fn rope_write(
     rec: &mut Recorder,
     qkv: &Tensor<f32>,
@@ -49,8 +58,9 @@ pub fn rope_write(
     q: &Tensor<f32>,
 ) -> Result<()> {
     let family = rec.gpu().tuning().family;
-    let heads = rows.heads;
-    let kernel = rec.gpu().kernel(&rope.key(key(family, heads.dim, rows.k_bits, rows.v_bits)))?;
+    let (heads, Basis { k_rotated, v_rotated, centre }) = (rows.heads, &rows.basis);
+    let key = key(family, heads.dim, rows.format, (*k_rotated, *v_rotated));
+    let kernel = rec.gpu().kernel(&rope.key(key))?;
     let params = Params {
         position,
         entry: row as u32,
@@ -65,26 +75,24 @@ pub fn rope_write(
         rope.frequencies.bind(),
         q.bind(),
         rows.k_words.bind(),
-        rows.k_scales.bind(),
         rows.v_words.bind(),
-        rows.v_scales.bind(),
+        rows.steps.bind(),
+        centre.bind(),
         rows.book.bind(),
     ];
-    rec.dispatch(&kernel, &params, &bindings, [team_groups(family, heads.query + 2 * heads.kv), 1, 1])
+    rec.dispatch(&kernel, &params, &bindings, [team_groups(family, heads.query + heads.kv), 1, 1])
 }
 
 async fn check(
     gpu: &Gpu,
     heads: Heads,
-    (k_bits, v_bits): (KvBits, KvBits),
+    format: Format,
     (pairs, interleaved): (usize, bool),
     sets: usize,
 ) -> Result<Vec<Check>> {
     let mut noise = Noise::new(19);
     let (capacity, entry, position, scale) = (11, 7, 1234, 1.25);
-    let rows = KvRows::new(gpu, heads, k_bits, v_bits, capacity, sets)?;
-    let mut book = shuffled_tables(&mut noise, &rows);
-    gpu.write(&rows.book, 0, &book);
+    let (rows, centre, mut book) = shuffled(gpu, &mut noise, heads, format, capacity, sets)?;
     let qkv = noise.values(heads.qkv_width());
     let device_qkv = gpu.tensor_with(Class::Scratch, "qkv", &qkv);
     let device_frequencies = gpu.tensor_with(Class::Scratch, "frequencies", &frequencies(pairs));
@@ -94,16 +102,9 @@ async fn check(
     let mut rec = Recorder::new(gpu);
     rope_write(&mut rec, &device_qkv, position, &rope, &rows, entry, &q)?;
     let got_q = rec.read(&q, 0, q.len());
-    let tensors = [&rows.k_words, &rows.k_scales, &rows.v_words, &rows.v_scales, &rows.book];
-    // A tensor of no values still holds 16 bytes, but there is nothing to read.
-    let reads: Vec<_> = tensors.map(|t| (!t.is_empty()).then(|| rec.read(t, 0, t.len()))).into();
-    rec.submit();
-    let mut got = Vec::new();
-    for read in reads {
-        got.push(if let Some(pending) = read { pending.await? } else { Vec::new() });
-    }
+    let stored = Stored::read(&mut rec, &rows).await?;
 
-    let label = format!("rope_write {k_bits:?} {v_bits:?}, {heads:?}, {pairs} pairs, {sets} sets");
+    let label = format!("rope_write {format:?}, {heads:?}, {pairs} pairs, {sets} sets");
     let mut want_q = Vec::new();
     let mut out = Vec::new();
     for (head, source) in qkv.chunks_exact(heads.dim).enumerate() {
@@ -112,58 +113,56 @@ async fn check(
             twin(&mut row, position, &frequencies(pairs), interleaved, scale);
         }
         if head < heads.query {
-            if k_bits.rotated() {
+            if rows.basis.k_rotated {
                 hadamard(&mut row);
             }
             want_q.extend(row);
             continue;
         }
-        let (kv_head, kind) = ((head - heads.query) % heads.kv, (head - heads.query) / heads.kv);
+        let (kv_head, values) = ((head - heads.query) % heads.kv, head >= heads.query + heads.kv);
         let table = kv_head % sets * 4 * capacity;
         let slot = book[table + entry] as usize;
         for (region, value) in [(1, position), (2, 0), (3, 0)] {
             book[table + region * capacity + slot] = value;
         }
-        let bits = [k_bits, v_bits][kind];
-        let (n, m) = (bits.words_per_row(heads.dim), bits.scales_per_row(heads.dim));
-        let at = slot * heads.kv + kv_head;
-        let (words, scales) = (&got[2 * kind][at * n..][..n], &got[2 * kind + 1][at * m..][..m]);
-        out.push(row_check(&format!("{label}, row {kind}.{kv_head}"), words, scales, bits, &row));
+        let label = format!("{label}, head {kv_head}, values {values}");
+        out.push(stored.check(&label, values, (slot, kv_head), &row, &centre));
     }
     out.push(Check::compare(label.clone() + ", q", &got_q.await?, &want_q, 1e-5));
-    out.push(Check::equal(label + ", book", &got[4], &book));
+    out.push(Check::equal(label + ", book", &stored.book, &book));
     Ok(out)
 }
 
 pub(super) async fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
     let smollm2 = Heads { query: 9, kv: 3, dim: 64 };
-    let mut out = check(gpu, smollm2, (KvBits::Eight, KvBits::Four), (32, false), 1).await?;
-    out.extend(check(gpu, smollm2, (KvBits::Four, KvBits::Sixteen), (32, false), 3).await?);
+    let mixed = Format { k: KvBits::Eight, v: KvBits::Three };
+    let mut out = check(gpu, smollm2, mixed, (32, false), 1).await?;
+    let mixed = Format { k: KvBits::Four, v: KvBits::Sixteen };
+    out.extend(check(gpu, smollm2, mixed, (32, false), 3).await?);
     Ok(out)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::check::testing::{assert_passed, families};
+    use super::super::check::testing::{assert_passed, families, formats};
     use super::*;
     use proptest::prelude::*;
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(8))]
+        #![proptest_config(ProptestConfig::with_cases(12))]
         #[test]
         fn agrees_with_its_twin(
             kv in 1usize..4,
             group in 1usize..4,
             (dim, pairs) in prop::sample::select(vec![(64usize, 32usize), (96, 24), (128, 1)]),
             interleaved in any::<bool>(),
-            bits in (0usize..3, 0usize..3),
+            format in formats(),
             per_head in any::<bool>(),
         ) {
             let heads = Heads { query: kv * group, kv, dim };
-            let bits = (KvBits::ALL[bits.0], KvBits::ALL[bits.1]);
             for gpu in families() {
                 let sets = if per_head { kv } else { 1 };
-                assert_passed(pollster::block_on(check(&gpu, heads, bits, (pairs, interleaved), sets)));
+                assert_passed(pollster::block_on(check(&gpu, heads, format, (pairs, interleaved), sets)));
             }
         }
     }

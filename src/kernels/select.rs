@@ -4,6 +4,8 @@
 //! that score are; one scan then writes the kept indices ascending. How many are kept is the host's decision, so
 //! nothing has to be read back.
 
+use std::ops::Range;
+
 use super::check::{Check, Noise};
 use crate::Result;
 use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
@@ -14,6 +16,7 @@ const SHADER: Shader = Shader { stem: "select", text: include_str!("../../shader
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Params {
     columns: u32,
+    skip: u32,
     keep: u32,
     tail: u32,
 }
@@ -23,32 +26,37 @@ pub fn variants() -> Vec<ShaderKey> {
     vec![ShaderKey::new(SHADER)]
 }
 
-/// Records, for each of the `sets` rows of `scores` (`[sets, columns]`), the ascending indices of the `keep`
-/// largest, followed by `columns..columns + tail`, the protected suffix.
+/// Records, for each of the `sets` rows of `scores` (`[sets, columns]`), the ascending indices of the scores of
+/// these ranks (0 is the largest), followed by `columns..columns + tail`, the protected suffix.
 ///
-/// Ties go to the lowest index; NaN and negative scores count as 0. `keep <= columns`; `out` is
-/// `[sets, keep + tail]`.
+/// Ties go to the lowest index; NaN and negative scores count as 0. `ranks.end <= columns`; `out` is
+/// `[sets, ranks + tail]`.
 pub fn select(
     rec: &mut Recorder,
     scores: &Tensor<f32>,
     sets: usize,
     columns: usize,
-    keep: usize,
+    ranks: Range<usize>,
     tail: usize,
     out: &Tensor<u32>,
 ) -> Result<()> {
     let kernel = rec.gpu().kernel(&ShaderKey::new(SHADER))?;
-    let params = Params { columns: columns as u32, keep: keep as u32, tail: tail as u32 };
+    let params = Params {
+        columns: columns as u32,
+        skip: ranks.start as u32,
+        keep: ranks.len() as u32,
+        tail: tail as u32,
+    };
     rec.dispatch(&kernel, &params, &[scores.bind(), out.bind()], [sets as u32, 1, 1])
 }
 
 /// The CPU twin: a stable sort.
-pub fn twin(scores: &[f32], columns: usize, keep: usize, tail: usize) -> Vec<u32> {
+pub fn twin(scores: &[f32], columns: usize, ranks: Range<usize>, tail: usize) -> Vec<u32> {
     let rank = |score: f32| if score > 0.0 { score } else { 0.0 };
     let set = |scores: &[f32]| {
         let mut order: Vec<u32> = (0..columns as u32).collect();
         order.sort_by(|&a, &b| rank(scores[b as usize]).total_cmp(&rank(scores[a as usize])));
-        order.truncate(keep);
+        let mut order = order[ranks.clone()].to_vec();
         order.sort_unstable();
         order.extend(columns as u32..(columns + tail) as u32);
         order
@@ -56,18 +64,18 @@ pub fn twin(scores: &[f32], columns: usize, keep: usize, tail: usize) -> Vec<u32
     scores.chunks(columns).flat_map(set).collect()
 }
 
-async fn check(gpu: &Gpu, scores: &[f32], columns: usize, keep: usize, tail: usize) -> Result<Check> {
+async fn check(gpu: &Gpu, scores: &[f32], columns: usize, ranks: Range<usize>, tail: usize) -> Result<Check> {
     let sets = scores.len() / columns;
     let device_scores = gpu.tensor_with(Class::Scratch, "scores", scores);
     // Values after the last index must stay as they are.
-    let out = gpu.tensor_with(Class::Scratch, "out", &vec![u32::MAX; sets * (keep + tail) + 1]);
+    let out = gpu.tensor_with(Class::Scratch, "out", &vec![u32::MAX; sets * (ranks.len() + tail) + 1]);
     let mut rec = Recorder::new(gpu);
-    select(&mut rec, &device_scores, sets, columns, keep, tail, &out)?;
+    select(&mut rec, &device_scores, sets, columns, ranks.clone(), tail, &out)?;
     let got = rec.read(&out, 0, out.len());
     rec.submit();
-    let mut want = twin(scores, columns, keep, tail);
+    let mut want = twin(scores, columns, ranks.clone(), tail);
     want.push(u32::MAX);
-    let label = format!("select {keep} of {sets}x{columns}, then {tail}");
+    let label = format!("select {ranks:?} of {sets}x{columns}, then {tail}");
     Ok(Check::equal(label, &got.await?, &want))
 }
 
@@ -87,8 +95,8 @@ fn scores(len: usize, levels: u32, seed: u64) -> Vec<f32> {
 
 pub(super) async fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
     Ok(vec![
-        check(gpu, &scores(2 * 777, 50, 1), 777, 300, 9).await?,
-        check(gpu, &scores(5000, 1 << 20, 2), 5000, 4001, 0).await?,
+        check(gpu, &scores(2 * 777, 50, 1), 777, 4..300, 9).await?,
+        check(gpu, &scores(5000, 1 << 20, 2), 5000, 0..4001, 0).await?,
     ])
 }
 
@@ -98,8 +106,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn agree(values: &[f32], columns: usize, keep: usize, tail: usize) {
-        assert_passed(pollster::block_on(check(&gpu(), values, columns, keep, tail)).map(|c| vec![c]));
+    fn agree(values: &[f32], columns: usize, ranks: Range<usize>, tail: usize) {
+        assert_passed(pollster::block_on(check(&gpu(), values, columns, ranks, tail)).map(|c| vec![c]));
     }
 
     proptest! {
@@ -108,12 +116,13 @@ mod tests {
         fn agrees_with_a_stable_sort(
             sets in 1usize..4,
             columns in 1usize..1500,
-            percent in 0usize..=100,
+            percents in (0usize..=100, 0usize..=100),
             tail in 0usize..300,
             level_bits in 0u32..24,
             seed: u64,
         ) {
-            agree(&scores(sets * columns, 1 << level_bits, seed), columns, columns * percent / 100, tail);
+            let [a, b] = [percents.0, percents.1].map(|percent| columns * percent / 100);
+            agree(&scores(sets * columns, 1 << level_bits, seed), columns, a.min(b)..a.max(b), tail);
         }
     }
 
@@ -121,12 +130,13 @@ mod tests {
     fn extremes() {
         let equal = vec![0.5; 700];
         for keep in [0, 1, 255, 256, 257, 699, 700] {
-            agree(&equal, 700, keep, 3);
-            agree(&scores(700, 1 << 20, 7), 700, keep, 0);
-            agree(&vec![0.0; 700], 700, keep, 1);
+            agree(&equal, 700, 0..keep, 3);
+            agree(&equal, 700, keep / 2..keep, 3);
+            agree(&scores(700, 1 << 20, 7), 700, 0..keep, 0);
+            agree(&vec![0.0; 700], 700, keep..700, 1);
         }
-        agree(&[0.25], 1, 1, 2);
-        agree(&[0.25], 1, 0, 2);
-        agree(&scores(131_072, 1 << 23, 11), 131_072, 100_000, 40);
+        agree(&[0.25], 1, 0..1, 2);
+        agree(&[0.25], 1, 0..0, 2);
+        agree(&scores(131_072, 1 << 23, 11), 131_072, 4..100_000, 40);
     }
 }

@@ -5,7 +5,8 @@ pub mod policy;
 
 use std::sync::Arc;
 
-pub use cache::{Cache, Format};
+pub use crate::kernels::kv_row::Format;
+pub use cache::{Cache, Role, Tier, TierRows, Tiers};
 use policy::Policy;
 
 /// What a session does with its KV rows.
@@ -15,11 +16,20 @@ pub struct KvOptions {
     pub policy: Arc<dyn Policy>,
     /// How they are stored.
     pub format: Format,
+    /// How rows are stored that the policy ranks below the others and yet keeps.
+    pub tail: Option<Format>,
+}
+
+impl KvOptions {
+    /// A policy whose rows are all stored alike.
+    pub fn new(policy: impl Policy + 'static, format: Format) -> Self {
+        Self { policy: Arc::new(policy), format, tail: None }
+    }
 }
 
 impl Default for KvOptions {
     /// Every row, in f16.
     fn default() -> Self {
-        Self { policy: Arc::new(policy::Full), format: Format::F16 }
+        Self::new(policy::Full, Format::F16)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Model;
 use super::prefill::Block;
-use super::scratch::PrefillScratch;
+use super::scratch::{MAIN, ON, PrefillScratch, TAIL};
 use crate::Result;
 use crate::gpu::Recorder;
 use crate::kernels::fill::{Fill, fill};
@@ -10,32 +10,41 @@ use crate::kernels::gather::gather;
 use crate::kernels::pool::{Pooling, pool};
 use crate::kernels::score::{ScoreShape, score};
 use crate::kernels::select::select;
+use crate::kv::TierRows;
 use crate::kv::policy::Scoring;
 
 impl Model {
-    /// Ranks the block's rows and selects those that the cache retains; `None` when that is all of them.
-    /// Leaves the rows that propagate in `index[1]` when they are not the same ones.
+    /// Ranks the block's rows if any are to be told apart, and lists those that each tier gains (`index[MAIN]` and
+    /// `index[TAIL]`) and those that propagate (`index[ON]`). True when the tiers' rows are listed; all of them
+    /// stay otherwise.
     pub(super) fn choose(
         &self,
         rec: &mut Recorder,
         s: &PrefillScratch,
         block: &Block,
+        gains: TierRows,
         prefix: usize,
-    ) -> Result<Option<usize>> {
+    ) -> Result<bool> {
         let rows = block.rows();
-        let Some(scoring) = block.plan.scoring.as_ref().filter(|_| rows.drops()) else { return Ok(None) };
+        let Some(scoring) = block.plan.scoring.as_ref().filter(|_| rows.drops()) else { return Ok(false) };
         self.rank(rec, s, block, scoring, prefix)?;
         let (columns, protected) = (rows.enter - rows.protected, rows.protected);
         let sets = if block.per_head { self.config.heads.kv } else { 1 };
         let mut pick =
-            |keep: usize, out| select(rec, &s.scores, sets, columns, keep - protected, protected, out);
-        if rows.retain < rows.enter {
-            pick(rows.retain, &s.index[0])?;
+            |ranks, protected, list: usize| select(rec, &s.scores, sets, columns, ranks, protected, &s.index[list]);
+        let listed = rows.retain < rows.enter || gains.tail > 0;
+        if listed {
+            // The first tokens score highest, so that they hold the first ranks.
+            let best = gains.sinks + gains.main - protected;
+            pick(gains.sinks..best, protected, MAIN)?;
+            if gains.tail > 0 {
+                pick(best..best + gains.tail, 0, TAIL)?;
+            }
         }
-        if rows.propagate < rows.enter && rows.propagate != rows.retain {
-            pick(rows.propagate, &s.index[1])?;
+        if rows.propagate < rows.enter {
+            pick(0..rows.propagate - protected, protected, ON)?;
         }
-        Ok((rows.retain < rows.enter).then_some(0))
+        Ok(listed)
     }
 
     /// Scores every row that is not protected: the largest of what the scoring's terms give it.
@@ -58,8 +67,7 @@ impl Model {
             dim: heads.dim,
             per_head: block.per_head,
         };
-        // The first rows of a later block are no sinks: those are in the cache already.
-        let forced = if block.start == 0 { scoring.sinks } else { 0 };
+        let forced = block.sinks();
         for (i, term) in scoring.terms.iter().enumerate() {
             let joined = i > 0;
             let pooling = term.pooling.or(joined.then_some(Pooling::Max(1)));
@@ -88,16 +96,8 @@ impl Model {
     }
 
     /// Gathers the hidden rows that go on, and their positions.
-    pub(super) fn propagate(
-        &self,
-        rec: &mut Recorder,
-        s: &PrefillScratch,
-        block: &mut Block,
-        retained: Option<usize>,
-    ) -> Result<()> {
-        let rows = block.rows();
-        let same = retained.filter(|_| rows.retain == rows.propagate);
-        let index = &s.index[same.unwrap_or(1)];
+    pub(super) fn propagate(&self, rec: &mut Recorder, s: &PrefillScratch, block: &mut Block) -> Result<()> {
+        let (rows, index) = (block.rows(), &s.index[ON]);
         let (from, to) = (block.side, 1 - block.side);
         let (count, width) = (rows.propagate, self.config.width);
         gather(rec, s.hidden[from].bind(), (rows.enter, width), index.bind(), count, s.hidden[to].bind())?;

@@ -4,15 +4,18 @@ use super::{DecodeScratch, Model};
 use crate::Result;
 use crate::gpu::{Recorder, Tensor};
 use crate::kernels::accumulate::{Window, accumulate};
-use crate::kernels::attention_decode::attention_decode;
+use crate::kernels::attention_decode::{Parts, attention_decode};
 use crate::kernels::attention_merge::attention_merge;
 use crate::kernels::embed::embed;
 use crate::kernels::matrix::{Epilogue, Norm};
 use crate::kernels::matvec::matvec;
 use crate::kernels::rope_write::rope_write;
 use crate::kernels::thin::thin;
-use crate::kv::Cache;
 use crate::kv::policy::ThinStep;
+use crate::kv::{Cache, Role, Tier, TierRows};
+
+/// Rows for which one more part of a head's attention pays.
+const PART_ROWS: usize = 4;
 
 /// What a decode step needs to know about the token it runs.
 #[derive(Debug, Clone, Copy)]
@@ -56,15 +59,13 @@ impl Model {
         step: DecodeStep,
     ) -> Result<()> {
         let (layer, heads, epsilon) = (&self.layers[l], self.config.heads, self.config.epsilon);
-        let (pool, row) = (cache.layer(l), cache.rows()[l]);
+        let main = cache.main(l);
+        let (pool, row) = (&main.rows, main.live);
         let live = row + 1;
         let attention = Norm { weight: &layer.attention_norm, epsilon };
         matvec(rec, &layer.qkv, d.hidden.bind(), Some(attention), Epilogue::Store, &d.qkv)?;
         rope_write(rec, &d.qkv, step.position as u32, &self.rope(), pool, row, &d.q)?;
-        let stores = step.window.is_some();
-        attention_decode(rec, &d.q, pool, live, self.attention_scale(), &d.partial, &d.weights, stores)?;
-        let splits = self.gpu.tuning().attention_splits as usize;
-        attention_merge(rec, &d.partial, heads, splits, pool.v_bits.rotated(), &d.attended, &d.lse)?;
+        self.attend_one(rec, d, cache, l, step.window.is_some())?;
         if let Some(DecodeWindow { prompt, block, first }) = step.window {
             let window =
                 Window { prompt: prompt as u32, block: block as u32, position: step.position as u32 };
@@ -75,8 +76,34 @@ impl Model {
         let ffn = Norm { weight: &layer.ffn_norm, epsilon };
         matvec(rec, &layer.gate_up, d.hidden.bind(), Some(ffn), Epilogue::SwiGlu, &d.inner)?;
         matvec(rec, &layer.down, d.inner.bind(), None, Epilogue::Add, &d.hidden)?;
-        cache.set_rows(l, live);
+        cache.add(l, TierRows { main: 1, ..TierRows::default() });
         Ok(())
+    }
+
+    /// Attention of the token whose row is next in the main tier, over every tier.
+    fn attend_one(
+        &self,
+        rec: &mut Recorder,
+        d: &DecodeScratch,
+        cache: &Cache,
+        l: usize,
+        stores: bool,
+    ) -> Result<()> {
+        let splits = self.gpu.tuning().attention_splits as usize;
+        let live = |tier: &Tier| tier.live + usize::from(tier.role == Role::Main);
+        let parts = |tier: &Tier| live(tier).div_ceil(PART_ROWS).min(splits);
+        let tiers = cache.layer(l).iter().filter(|tier| live(tier) > 0);
+        let total = tiers.clone().map(parts).sum();
+        let mut first = 0;
+        for tier in tiers {
+            let own = Parts { first, splits: parts(tier), total };
+            let stores = stores && tier.role == Role::Main;
+            let scale = self.attention_scale();
+            attention_decode(rec, &d.q, &tier.rows, live(tier), scale, &d.partial, own, &d.weights, stores)?;
+            first += own.splits;
+        }
+        let rotated = cache.basis(l).v_rotated;
+        attention_merge(rec, &d.partial, self.config.heads, total, rotated, &d.attended, &d.lse)
     }
 
     /// Records the thinning of one block of a layer's rows.
@@ -89,9 +116,9 @@ impl Model {
         step: ThinStep,
     ) -> Result<()> {
         let ThinStep { start, block, keep, slope } = step;
-        let (pool, rows) = (cache.layer(l), cache.rows()[l]);
-        thin(rec, &pool.book, pool.capacity, &d.table, start, block, keep, rows, slope)?;
-        cache.set_rows(l, rows - block + keep);
+        let Tier { rows, live, .. } = cache.main(l);
+        thin(rec, &rows.book, rows.capacity, &d.table, start, block, keep, *live, slope)?;
+        cache.drop_rows(l, block - keep);
         Ok(())
     }
 

@@ -3,21 +3,25 @@
 //! Each layer runs on the rows that the layers before it let through. The block's K and V live in scratch while
 //! the layer works; only the rows that the plan retains are written to the pool, in its format and packed.
 
-use super::scratch::{CHUNK, PrefillScratch};
+use super::scratch::{CHUNK, MAIN, PrefillScratch, TAIL};
 use super::{DecodeScratch, Layer, Model};
 use crate::Result;
 use crate::gpu::{Class, Recorder, Tensor};
 use crate::kernels::attention_prefill::attention_prefill;
+use crate::kernels::centre::centre;
 use crate::kernels::embed::embed;
 use crate::kernels::kv_read::kv_read;
-use crate::kernels::kv_write::kv_write;
+use crate::kernels::kv_write::{Rows, kv_write};
 use crate::kernels::matmul::matmul;
 use crate::kernels::matrix::Epilogue;
 use crate::kernels::nll::nll;
 use crate::kernels::rms_norm::rms_norm;
 use crate::kernels::rope_split::rope_split;
-use crate::kv::Cache;
-use crate::kv::policy::{BlockPlan, LayerRows};
+use crate::kv::policy::{BlockPlan, LayerRows, SINKS};
+use crate::kv::{Cache, Role, TierRows};
+
+/// Rows that a first block has at least, for the mean of its keys to stand for those of the rows to come.
+const CENTRED: usize = 16;
 
 /// Logit rows that a loss is computed for at a time.
 const LOSS_ROWS: usize = 64;
@@ -48,9 +52,9 @@ impl Block {
         self.layer == self.plan.layers.len()
     }
 
-    /// Rows of each layer's cache that the block will add.
-    pub fn retained(&self) -> Vec<usize> {
-        self.plan.layers.iter().map(|l| l.retain).collect()
+    /// First rows that are never dropped: those of a later block are in the cache already.
+    pub(super) fn sinks(&self) -> usize {
+        if self.start > 0 { 0 } else { self.plan.sinks() }
     }
 
     pub(super) fn rows(&self) -> LayerRows {
@@ -89,21 +93,51 @@ impl Model {
         block: &mut Block,
     ) -> Result<()> {
         let (l, rows, layer) = (block.layer, block.rows(), &self.layers[block.layer]);
-        let prefix = cache.rows()[l];
+        let prefix = cache.rows(l);
         self.attend(rec, s, cache, block, prefix)?;
         // After the last layer only the last row is read, so that is all that leaves it.
         let last = l + 1 == self.layers.len() && !block.all_rows;
         let from = if last { (rows.enter - 1) / CHUNK * CHUNK } else { 0 };
         self.feed_forward(rec, s, layer, block.side, from, rows.enter)?;
-        let retained = self.choose(rec, s, block, prefix)?;
-        let index = retained.map(|i| (s.index[i].bind(), rows.retain));
-        let positions = s.positions[block.side].bind();
-        kv_write(rec, &s.k, &s.v, prefix, positions, index, cache.layer(l), prefix, rows.retain)?;
-        cache.set_rows(l, prefix + rows.retain);
+        let gains = rows.split(cache.tiers(), block.sinks());
+        let listed = self.choose(rec, s, block, gains, prefix)?;
+        self.keep(rec, s, cache, block, gains, listed)?;
+        cache.add(l, gains);
         if rows.propagate < rows.enter && !last {
-            self.propagate(rec, s, block, retained)?;
+            self.propagate(rec, s, block)?;
         }
         block.layer += 1;
+        Ok(())
+    }
+
+    /// Packs the rows that each tier gains.
+    fn keep(
+        &self,
+        rec: &mut Recorder,
+        s: &PrefillScratch,
+        cache: &Cache,
+        block: &Block,
+        gains: TierRows,
+        listed: bool,
+    ) -> Result<()> {
+        let (l, prefix, positions) = (block.layer, cache.rows(block.layer), &s.positions[block.side]);
+        let basis = cache.basis(l);
+        if prefix == 0 && basis.k_rotated {
+            // The mean of a handful of rows says more of these than of the rows to come: then it is none's.
+            let enter = block.rows().enter;
+            let first = if enter < CENTRED { enter } else { SINKS };
+            centre(rec, &s.k, self.config.heads.kv_width(), first, enter, &basis.centre)?;
+        }
+        for tier in cache.layer(l) {
+            let count = gains.of(tier.role);
+            let rows = match tier.role {
+                Role::Sinks => Rows::From(0),
+                Role::Tail => Rows::Listed(s.index[TAIL].bind(), count),
+                Role::Main if listed => Rows::Listed(s.index[MAIN].bind(), count),
+                Role::Main => Rows::From(gains.sinks),
+            };
+            kv_write(rec, &s.k, &s.v, prefix, positions.bind(), rows, &tier.rows, tier.live, count)?;
+        }
         Ok(())
     }
 
@@ -145,8 +179,10 @@ impl Model {
                 count,
             )?;
         }
-        if prefix > 0 {
-            kv_read(rec, cache.layer(block.layer), prefix, &s.k, &s.v)?;
+        let mut to = 0;
+        for tier in cache.layer(block.layer) {
+            kv_read(rec, &tier.rows, tier.live, &s.k, &s.v, to)?;
+            to += tier.live;
         }
         for (first, count) in chunks(0, enter) {
             let q = s.q.view(first * heads.q_width(), count * heads.q_width());

@@ -9,7 +9,7 @@ use super::{Block, Model, PrefillScratch};
 use crate::gpu::{Recorder, Tensor};
 use crate::kernels::kv_row::Heads;
 use crate::kv::policy::{Full, Policy};
-use crate::kv::{Cache, Format};
+use crate::kv::{Cache, KvOptions, TierRows};
 use crate::{AdapterChoice, Gpu, LoadOptions, Result};
 use common::{Arrays, golden_arrays, golden_json, max_error, model_file, u32s};
 
@@ -39,8 +39,8 @@ async fn probe(path: &Path, ids: &[u32], golden: &Arrays) -> Result<()> {
     let Heads { query, kv, dim } = config.heads;
     let s = PrefillScratch::new(&gpu, config, rows, 0);
     let mut rec = Recorder::new(&gpu);
-    let mut cache = Cache::new(&gpu, config.layers, config.heads, Format::F16, false)?;
-    cache.reserve(&mut rec, &vec![rows; config.layers])?;
+    let mut cache = Cache::new(&gpu, config.layers, config.heads, &KvOptions::default())?;
+    cache.reserve(&mut rec, &vec![TierRows { main: rows, ..TierRows::default() }; config.layers])?;
     let mut block = Block::new(Full.plan(rows, config.layers)?, 0, false, true);
     model.begin_block(&mut rec, &s, &block, ids)?;
     for layer in 0..config.layers {
@@ -59,7 +59,7 @@ async fn probe(path: &Path, ids: &[u32], golden: &Arrays) -> Result<()> {
             check(golden, &name("attn_out"), &attended.await?);
         }
     }
-    assert_eq!(cache.rows(), vec![rows; config.layers]);
+    assert_eq!(cache.rows_per_layer(), vec![rows; config.layers]);
     Ok(())
 }
 

@@ -3,10 +3,18 @@
 use super::Config;
 use crate::gpu::{Class, Gpu, Tensor, VIEW_ALIGNMENT};
 use crate::kernels::attention_decode::partial_len;
+use crate::kv::Role;
 
 /// Rows that the wide intermediate activations are computed for at a time; it bounds both memory and the time
 /// of one dispatch.
 pub(super) const CHUNK: usize = 512;
+
+/// The list of rows that a layer's main tier gains,
+pub(super) const MAIN: usize = 0;
+/// that of its tail,
+pub(super) const TAIL: usize = 1;
+/// and that of the rows that go on to the next layer.
+pub(super) const ON: usize = 2;
 
 /// Activations of a block of prompt rows.
 #[derive(Debug)]
@@ -32,8 +40,8 @@ pub struct PrefillScratch {
     pub(super) lse: Tensor<f32>,
     /// `[kv heads, rows]`
     pub(super) scores: Tensor<f32>,
-    /// Rows that the cache retains, and rows that propagate. `[kv heads, rows]`
-    pub(super) index: [Tensor<u32>; 2],
+    /// Lists of rows, by [`MAIN`], [`TAIL`] and [`ON`]. `[kv heads, rows]`
+    pub(super) index: [Tensor<u32>; 3],
     /// `[CHUNK, width]`
     pub(super) normed: Tensor<f32>,
     /// `[CHUNK, qkv width]`
@@ -89,7 +97,7 @@ impl PrefillScratch {
             attended: f("attended", n.q),
             lse: f("lse", n.lse),
             scores: f("scores", n.scores),
-            index: [u("index", n.scores), u("index", n.scores)],
+            index: [u("index", n.scores), u("index", n.scores), u("index", n.scores)],
             normed: f("normed", n.chunk * config.width),
             qkv: f("qkv", n.chunk * config.heads.qkv_width()),
             inner: f("inner", n.chunk * config.ffn),
@@ -100,7 +108,7 @@ impl PrefillScratch {
     pub fn bytes(config: &Config, rows: usize, prefix: usize) -> (u64, u64) {
         let n = Lengths::new(config, rows, prefix);
         let inner = n.chunk * (config.width + config.heads.qkv_width() + config.ffn);
-        let total = 2 * n.hidden + 2 * n.q + 2 * n.kv + n.lse + 3 * n.scores + 3 * rows + inner;
+        let total = 2 * n.hidden + 2 * n.q + 2 * n.kv + n.lse + 4 * n.scores + 3 * rows + inner;
         let largest = n.hidden.max(n.q).max(n.kv).max(n.chunk * config.ffn);
         (4 * total as u64, 4 * largest as u64)
     }
@@ -109,6 +117,11 @@ impl PrefillScratch {
     pub fn fits(&self, rows: usize, prefix: usize) -> bool {
         rows <= self.rows && prefix <= self.prefix
     }
+}
+
+/// Parts of the attention of one token over all tiers, at most.
+fn most_parts(gpu: &Gpu) -> usize {
+    Role::ALL.len() * gpu.tuning().attention_splits as usize
 }
 
 /// Activations of one decode step.
@@ -143,7 +156,7 @@ impl DecodeScratch {
             hidden: f("hidden", config.width),
             qkv: f("qkv", heads.qkv_width()),
             q: f("q", heads.q_width()),
-            partial: f("partial", partial_len(heads, gpu.tuning().attention_splits as usize)),
+            partial: f("partial", partial_len(heads, most_parts(gpu))),
             attended: f("attended", heads.q_width()),
             lse: f("lse", heads.query),
             inner: f("inner", config.ffn),

@@ -41,7 +41,7 @@ pub fn model() -> Option<Lease> {
 }
 
 pub fn session(model: &Arc<Model>, policy: impl Policy + 'static, format: Format) -> Session {
-    let kv = KvOptions { policy: Arc::new(policy), format };
+    let kv = KvOptions::new(policy, format);
     Session::new(model, &SessionOptions { kv, context: Some(2200) }).expect("a session")
 }
 

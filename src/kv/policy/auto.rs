@@ -6,13 +6,13 @@
 use std::sync::Arc;
 
 use super::{BlockPlan, Budget, Full, Joint, Policy};
-use crate::kernels::kv_row::KvBits;
+use crate::kernels::kv_code::KvBits;
 use crate::kv::{Format, KvOptions};
 use crate::{Error, Result};
 
 /// Bytes of an 8-bit and of a 4-bit row, scales included, as shares of an f16 row's.
-const EIGHT: f32 = 9.0 / 16.0;
-const FOUR: f32 = 5.0 / 16.0;
+const EIGHT: f32 = 8.25 / 16.0;
+const FOUR: f32 = 4.25 / 16.0;
 
 /// Blocks of at most this many rows keep them all: dropping would save little and cost much.
 const SHORT: usize = 256;
@@ -56,7 +56,7 @@ impl KvOptions {
         } else {
             Arc::new(Auto { joint: Joint::new(Budget::Share(share / FOUR)) })
         };
-        Ok(Self { policy, format: Format { k: bits, v: bits } })
+        Ok(Self { policy, format: Format::both(bits), tail: None })
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{
     Budget, Full, H2o, Joint, KvOnly, Policy, Preset, Pyramid, PyramidKv, SnapKv, Streaming, Tova, Tsp,
 };
-use crate::kernels::kv_row::KvBits;
+use crate::kernels::kv_code::KvBits;
 use crate::kv::{Format, KvOptions};
 use crate::{Error, Result};
 
@@ -93,7 +93,7 @@ impl Choice {
             return refuse("--kv-share needs --kv auto");
         }
         let format = Format { k: bits(self.k_bits)?, v: bits(self.v_bits)? };
-        Ok(KvOptions { policy: self.named(name)?, format })
+        Ok(KvOptions { policy: self.named(name)?, format, tail: None })
     }
 
     fn auto(&self) -> Result<KvOptions> {

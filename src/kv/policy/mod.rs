@@ -28,6 +28,7 @@ mod thinning;
 mod tova;
 mod tsp;
 
+use super::{TierRows, Tiers};
 use crate::{Error, Result};
 
 pub use crate::kernels::pool::Pooling;
@@ -46,7 +47,7 @@ pub use tova::Tova;
 pub use tsp::Tsp;
 
 /// First tokens that are always kept, because attention rests on them when it has nothing better to do.
-const SINKS: usize = 4;
+pub(crate) const SINKS: usize = 4;
 
 /// A rule for which rows live.
 pub trait Policy: std::fmt::Debug + Send + Sync {
@@ -85,10 +86,21 @@ pub struct BlockPlan {
 }
 
 impl BlockPlan {
+    /// Rows that each tier of each layer gains by the block, which `opens` the sequence or does not.
+    pub fn gains(&self, tiers: &Tiers, opens: bool) -> Vec<TierRows> {
+        let sinks = if opens { self.sinks() } else { 0 };
+        self.layers.iter().map(|l| l.split(tiers, sinks)).collect()
+    }
+
+    /// The first rows of a sequence that are never dropped.
+    pub(crate) fn sinks(&self) -> usize {
+        self.scoring.as_ref().map_or(SINKS, |scoring| scoring.sinks)
+    }
+
     /// Every row runs through every layer, and each layer's cache retains its count of them, the last
     /// `protected(count)` among them.
     fn evict(rows: usize, counts: Vec<usize>, protected: impl Fn(usize) -> usize, scoring: Scoring) -> Self {
-        let layer = |retain| LayerRows { enter: rows, retain, propagate: rows, protected: protected(retain) };
+        let layer = |retain| LayerRows { retain, protected: protected(retain), ..LayerRows::dense(rows) };
         Self { layers: counts.into_iter().map(layer).collect(), scoring: Some(scoring) }
     }
 }
@@ -104,12 +116,26 @@ pub struct LayerRows {
     pub propagate: usize,
     /// The last rows of the block, which are never dropped.
     pub protected: usize,
+    /// Of the retained rows, how many of the lowest rank are stored in fewer bits where the options have a tail.
+    pub tail: usize,
 }
 
 impl LayerRows {
+    /// Where the retained rows go, of which the first `sinks` are never dropped.
+    pub(crate) fn split(&self, tiers: &Tiers, sinks: usize) -> TierRows {
+        // Protected rows may be all there are: then the first ones are sinks as well.
+        let sinks = if self.drops() { sinks.min(self.retain - self.protected) } else { sinks };
+        tiers.split(self.retain, sinks, self.tail)
+    }
+
+    /// Every row stays and goes on.
+    pub fn dense(rows: usize) -> Self {
+        Self { enter: rows, retain: rows, propagate: rows, protected: rows, tail: 0 }
+    }
+
     /// True when the layer must rank its rows.
     pub fn drops(&self) -> bool {
-        self.retain < self.enter || self.propagate < self.enter
+        self.retain < self.enter || self.propagate < self.enter || self.tail > 0
     }
 }
 
@@ -158,7 +184,7 @@ impl Policy for Full {
 
     fn plan(&self, rows: usize, layers: usize) -> Result<BlockPlan> {
         Ok(BlockPlan {
-            layers: vec![LayerRows { enter: rows, retain: rows, propagate: rows, protected: rows }; layers],
+            layers: vec![LayerRows::dense(rows); layers],
             scoring: None,
         })
     }

@@ -96,7 +96,7 @@ impl Pyramid {
                 // The guard of the published rule stops pruning; it does not clamp to the least.
                 keep = if cut <= least { context } else { cut };
             }
-            let layer = LayerRows { enter, retain: enter, propagate: keep + protected, protected };
+            let layer = LayerRows { enter, retain: enter, propagate: keep + protected, protected, tail: 0 };
             enter = layer.propagate;
             layer
         };
@@ -131,7 +131,7 @@ impl Policy for Pyramid {
             };
             let propagate = target.min(enter);
             let retain = if select == Select::Own { propagate } else { enter };
-            let layer = LayerRows { enter, retain, propagate, protected: recent };
+            let layer = LayerRows { enter, retain, propagate, protected: recent, tail: 0 };
             enter = propagate;
             layer
         };

@@ -50,7 +50,7 @@ impl Policy for Tsp {
         let plan = |l: usize| {
             // The layer before the first short one drops, so that the short one never sees the rest.
             let propagate = counts[(l + 1).min(layers - 1)].min(enter);
-            let layer = LayerRows { enter, retain: enter, propagate, protected: recent };
+            let layer = LayerRows { enter, retain: enter, propagate, protected: recent, tail: 0 };
             enter = propagate;
             layer
         };
