@@ -55,7 +55,9 @@ fn native_answers() {
     ];
     let answers: Vec<Value> = cases
         .into_iter()
-        .map(|(policy, k, v, options)| answer(KvOptions { policy, format: Format { k, v }, tail: None }, &options))
+        .map(|(policy, k, v, options)| {
+            answer(KvOptions { policy, format: Format { k, v }, tail: None }, &options)
+        })
         .collect();
     std::fs::write(folder.join("tiny.gguf"), testbed::tiny::Tiny::new().gguf()).unwrap();
     let all = json!({"prompt": PROMPT, "maxTokens": TOKENS, "answers": answers});

@@ -39,7 +39,9 @@ pub fn variants() -> Vec<ShaderKey> {
     let formats = pairs.map(|(k, v)| Format { k, v }).chain(KvBits::ALL.map(Format::both));
     let own = |f: Format| (f, (f.k.quantised(), f.v.quantised()));
     let all: Vec<_> = formats.map(own).chain([(Format::F16, (true, true))]).collect();
-    let of = |family| all.iter().map(move |&(format, rotated)| rope_key(key(family, 64, format, rotated), 32, false));
+    let of = |family| {
+        all.iter().map(move |&(format, rotated)| rope_key(key(family, 64, format, rotated), 32, false))
+    };
     let interleaved = key(Family::Lanes, 64, Format { k: KvBits::Eight, v: KvBits::Four }, (true, true));
     of(Family::Lanes).chain(of(Family::Groups)).chain([rope_key(interleaved, 16, true)]).collect()
 }

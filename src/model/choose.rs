@@ -30,8 +30,9 @@ impl Model {
         self.rank(rec, s, block, scoring, prefix)?;
         let (columns, protected) = (rows.enter - rows.protected, rows.protected);
         let sets = if block.per_head { self.config.heads.kv } else { 1 };
-        let mut pick =
-            |ranks, protected, list: usize| select(rec, &s.scores, sets, columns, ranks, protected, &s.index[list]);
+        let mut pick = |ranks, protected, list: usize| {
+            select(rec, &s.scores, sets, columns, ranks, protected, &s.index[list])
+        };
         let listed = rows.retain < rows.enter || gains.tail > 0;
         if listed {
             // The first tokens score highest, so that they hold the first ranks.

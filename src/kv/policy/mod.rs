@@ -183,10 +183,7 @@ impl Policy for Full {
     }
 
     fn plan(&self, rows: usize, layers: usize) -> Result<BlockPlan> {
-        Ok(BlockPlan {
-            layers: vec![LayerRows::dense(rows); layers],
-            scoring: None,
-        })
+        Ok(BlockPlan { layers: vec![LayerRows::dense(rows); layers], scoring: None })
     }
 
     fn one_shot(&self) -> bool {
