@@ -82,6 +82,7 @@ impl Plan {
         }
         let per_token = kv.format.bytes_per_token(config.heads);
         let f16 = crate::kv::Format::F16.bytes_per_token(config.heads);
+        let kv = kv.profiled(config.profile.as_ref());
         let block = kv.policy.plan(context, config.layers)?;
         let retained = |layer: &crate::kv::policy::LayerRows| layer.retain as u64;
         let rows: u64 = block.layers.iter().map(retained).sum();

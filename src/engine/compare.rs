@@ -111,7 +111,7 @@ impl Session {
     }
 
     /// Calls `each` with every row of a finished block and its logits.
-    async fn each_row_of(
+    pub(super) async fn each_row_of(
         &mut self,
         block: &Block,
         rows: usize,
@@ -147,7 +147,7 @@ impl Reference {
     }
 
     /// Compares the logits that predict token `i`.
-    fn judge(&self, i: usize, found: &[f32]) -> Divergence {
+    pub(super) fn judge(&self, i: usize, found: &[f32]) -> Divergence {
         let (wanted, total) = (&self.logits[i * self.vocab..][..self.vocab], self.totals[i]);
         let found_total = log_sum_exp(found);
         let best = most_probable(found);

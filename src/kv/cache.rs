@@ -92,6 +92,12 @@ impl Cache {
         self.rows[layer] = rows;
     }
 
+    /// Exchanges a layer's rows for those that another cache of the same shape has of it.
+    pub fn swap_layer(&mut self, other: &mut Self, layer: usize) {
+        std::mem::swap(&mut self.layers[layer], &mut other.layers[layer]);
+        std::mem::swap(&mut self.rows[layer], &mut other.rows[layer]);
+    }
+
     /// Forgets every row; the pools stay.
     pub fn clear(&mut self) {
         self.rows.fill(0);

@@ -2,11 +2,13 @@
 
 mod cache;
 pub mod policy;
+mod profile;
 
 use std::sync::Arc;
 
 pub use cache::{Cache, Format};
 use policy::Policy;
+pub use profile::Profile;
 
 /// What a session does with its KV rows.
 #[derive(Debug, Clone)]
@@ -21,5 +23,13 @@ impl Default for KvOptions {
     /// Every row, in f16.
     fn default() -> Self {
         Self { policy: Arc::new(policy::Full), format: Format::F16 }
+    }
+}
+
+impl KvOptions {
+    /// The same, with the budget shared by the layers as the model's profile says, where the policy asks for that.
+    pub fn profiled(&self, profile: Option<&Profile>) -> Self {
+        let weighted = profile.and_then(|profile| self.policy.weighted(profile.weights()));
+        Self { policy: weighted.unwrap_or_else(|| self.policy.clone()), format: self.format }
     }
 }
