@@ -81,8 +81,9 @@ impl Plan {
             return Err(Error::Invalid(reason));
         }
         let f16 = crate::kv::Format::F16.bytes_per_token(config.heads);
+        let kv = kv.profiled(config.profile.as_ref());
         let block = kv.policy.plan(context, config.layers)?;
-        let tiers = Tiers::new(kv);
+        let tiers = Tiers::new(&kv);
         let layers: Vec<u64> =
             block.gains(&tiers, true).into_iter().map(|rows| tiers.bytes(rows, config.heads)).collect();
         let (in_block, before) =

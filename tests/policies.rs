@@ -8,8 +8,8 @@ mod device;
 
 use std::sync::Arc;
 
-use benben::kv::policy::{Budget, Full, H2o, Joint, Policy, PyramidKv, SnapKv, Streaming, Tova};
 use benben::kv::KvOptions;
+use benben::kv::policy::{Budget, Full, H2o, Joint, Policy, PyramidKv, SnapKv, Streaming, Tova};
 use benben::text::Special;
 use benben::{Session, SessionOptions};
 use common::{golden_text, note};

@@ -12,6 +12,7 @@
 
 mod args;
 mod bench;
+mod calibrate;
 mod chat;
 mod doctor;
 mod eval;
@@ -46,6 +47,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Measure prefill and decode speed.
     Bench(bench::BenchArgs),
+    /// Measure how a KV budget is best shared by a model's layers, and keep that beside the model.
+    Calibrate(calibrate::CalibrateArgs),
     /// Measure the quality that a cache policy leaves.
     #[command(subcommand)]
     Eval(eval::EvalCommand),
@@ -58,6 +61,8 @@ enum Failure {
     Library(#[from] benben::Error),
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
+    #[error("cannot write {path}: {error}")]
+    Save { path: String, error: io::Error },
     #[error("{failed} of {total} kernel checks failed on {adapter}; its answers would be wrong")]
     Checks { failed: usize, total: usize, adapter: String },
 }
@@ -74,6 +79,7 @@ pub fn main() -> ExitCode {
             Command::Info(args) => info::run(&args),
             Command::Doctor(args) => doctor::run(&args).await,
             Command::Bench(args) => bench::run(&args).await,
+            Command::Calibrate(args) => calibrate::run(&args).await,
             Command::Eval(eval::EvalCommand::Ppl(args)) => eval::run(&args).await,
         }
     });

@@ -61,7 +61,7 @@ impl Session {
     pub fn new(model: &Arc<Model>, options: &SessionOptions) -> Result<Self> {
         let config = model.config();
         let context = options.context.unwrap_or(config.context);
-        let kv = options.kv.clone();
+        let kv = options.kv.profiled(config.profile.as_ref());
         Plan::session(config, &kv, context)?.check(&Limits::of(model.gpu(), None))?;
         let gpu = model.gpu();
         Ok(Self {

@@ -66,7 +66,7 @@ impl Session {
         let layers = self.model.config().layers;
         // Every block but the last keeps all its rows, so one plan of the whole says how many there will be.
         let gains = match pending {
-            1 => vec![TierRows { main: 1, ..TierRows::default() }; layers],
+            1 => vec![TierRows::in_main(1); layers],
             _ => self.kv.policy.plan(pending, layers)?.gains(self.cache.tiers(), self.cached == 0),
         };
         self.reserve(pending, gains, answer)?;
@@ -190,8 +190,7 @@ impl Session {
             Work::Ready | Work::Head => {}
         }
         let settled = self.tokens.len().saturating_sub(1);
-        let beyond = self.cached.saturating_sub(settled);
-        (0..self.cache.depth()).for_each(|l| self.cache.drop_rows(l, beyond));
+        self.cache.truncate(self.cached.saturating_sub(settled));
         self.cached = self.cached.min(settled);
         self.thinning = None;
     }

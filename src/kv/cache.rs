@@ -48,6 +48,11 @@ pub struct TierRows {
 }
 
 impl TierRows {
+    /// Rows of the main tier alone.
+    pub fn in_main(main: usize) -> Self {
+        Self { main, ..Self::default() }
+    }
+
     /// All of them.
     pub fn total(self) -> usize {
         self.sinks + self.tail + self.main
@@ -254,11 +259,21 @@ impl Cache {
         }
     }
 
+    /// Forgets the newest `count` rows of every layer.
+    pub fn truncate(&mut self, count: usize) {
+        (0..self.depth()).for_each(|layer| self.drop_rows(layer, count));
+    }
+
     /// Says that `count` rows of a layer's main tier were dropped, or that its newest ones are to be forgotten.
     pub fn drop_rows(&mut self, layer: usize, count: usize) {
         let tiers = &mut self.layers[layer].tiers;
         let main = tiers.len() - 1;
         tiers[main].live = tiers[main].live.saturating_sub(count);
+    }
+
+    /// Exchanges a layer's rows for those that another cache of the same shape has of it.
+    pub fn swap_layer(&mut self, other: &mut Self, layer: usize) {
+        std::mem::swap(&mut self.layers[layer], &mut other.layers[layer]);
     }
 
     /// Forgets every row; the pools stay.

@@ -2,12 +2,14 @@
 
 mod cache;
 pub mod policy;
+mod profile;
 
 use std::sync::Arc;
 
 pub use crate::kernels::kv_row::Format;
 pub use cache::{Cache, Role, Tier, TierRows, Tiers};
 use policy::Policy;
+pub use profile::Profile;
 
 /// What a session does with its KV rows.
 #[derive(Debug, Clone)]
@@ -31,5 +33,13 @@ impl Default for KvOptions {
     /// Every row, in f16.
     fn default() -> Self {
         Self::new(policy::Full, Format::F16)
+    }
+}
+
+impl KvOptions {
+    /// The same, with the budget shared by the layers as the model's profile says, where the policy asks for that.
+    pub fn profiled(&self, profile: Option<&Profile>) -> Self {
+        let weighted = profile.and_then(|profile| self.policy.weighted(profile.weights()));
+        Self { policy: weighted.unwrap_or_else(|| self.policy.clone()), ..self.clone() }
     }
 }

@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use super::rope::{RopeConfig, Scaling};
 use crate::kernels::kv_row::Heads;
-use crate::weights::{FileKind, ModelFile};
+use crate::kv::Profile;
+use crate::weights::{FileKind, ModelFile, PROFILE};
 use crate::{Error, Result};
 
 /// Everything the decoder needs to know about a model of the Llama family besides its weights.
@@ -30,6 +31,11 @@ pub struct Config {
     pub epsilon: f32,
     /// Rotary embedding.
     pub rope: RopeConfig,
+    /// What tells this model from others of its kind, however its matrices are quantised: 16 hexadecimal digits of
+    /// FNV-1a over its sizes and its last norm's weights, which files keep in full.
+    pub fingerprint: String,
+    /// How the layers share a KV budget, where that was measured.
+    pub profile: Option<Profile>,
 }
 
 /// Sizes beyond these are a damaged file, not a model.
@@ -54,7 +60,26 @@ impl Config {
             }
         };
         config.check().map_err(|reason| Error::format(file.label(), reason))?;
-        Ok(config)
+        config.with_profile(file)
+    }
+
+    /// The same with its fingerprint, and with the profile beside `file` or the one that this crate has.
+    fn with_profile(self, file: &ModelFile) -> Result<Self> {
+        let norm = match file.tensor("output_norm.weight").filter(|tensor| tensor.shape == [self.width]) {
+            Some(tensor) => file.dequantize(tensor)?,
+            None => Vec::new(),
+        };
+        let Heads { query, kv, dim } = self.heads;
+        let sizes =
+            [self.layers, self.width, query, kv, dim, self.ffn].map(|size| (size as u64).to_le_bytes());
+        let bytes = sizes.into_iter().flatten().chain(norm.into_iter().flat_map(f32::to_le_bytes));
+        let hash = bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let fingerprint = format!("{hash:016x}");
+        let label = format!("the layer profile beside {}", file.label());
+        let profile = Profile::find(&fingerprint, self.layers, &label, file.sidecar(PROFILE))?;
+        Ok(Self { fingerprint, profile, ..self })
     }
 
     fn from_gguf(file: &ModelFile) -> Result<Self> {
@@ -97,6 +122,8 @@ impl Config {
                 scaling: Scaling::from_gguf(file, &architecture)?,
             },
             architecture,
+            fingerprint: String::new(),
+            profile: None,
         })
     }
 
@@ -139,6 +166,8 @@ impl Config {
                 .as_f64()
                 .ok_or_else(|| bad("it has no 'rms_norm_eps'".to_owned()))? as f32,
             rope: RopeConfig::from_json(json, dim)?,
+            fingerprint: String::new(),
+            profile: None,
         })
     }
 

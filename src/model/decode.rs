@@ -76,7 +76,7 @@ impl Model {
         let ffn = Norm { weight: &layer.ffn_norm, epsilon };
         matvec(rec, &layer.gate_up, d.hidden.bind(), Some(ffn), Epilogue::SwiGlu, &d.inner)?;
         matvec(rec, &layer.down, d.inner.bind(), None, Epilogue::Add, &d.hidden)?;
-        cache.add(l, TierRows { main: 1, ..TierRows::default() });
+        cache.add(l, TierRows::in_main(1));
         Ok(())
     }
 

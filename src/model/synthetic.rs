@@ -78,6 +78,8 @@ impl SyntheticPreset {
             context: self.context,
             epsilon: 1e-5,
             rope: RopeConfig { base: self.rope_base, dims: dim, interleaved: true, scaling: Scaling::None },
+            fingerprint: String::new(),
+            profile: None,
         }
     }
 }

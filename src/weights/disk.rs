@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
-use super::file::Source;
+use super::file::{PROFILE, Source};
 use super::{ModelFile, gguf, names};
 use crate::{Error, Result};
 
@@ -26,10 +26,17 @@ impl ModelFile {
         if path.is_dir() {
             // Weights alone are no model; say so before mapping gigabytes.
             read(&path.join("config.json"))?;
-            let index = path.join(INDEX);
-            let weights = if index.is_file() { index } else { path.join("model.safetensors") };
-            return Self::open(&weights);
+            return Self::open(&weights_path(path));
         }
+        let file = Self::open_weights(path)?;
+        Ok(match read_if_there(&profile_path(path))? {
+            Some(profile) => file.with_sidecar(PROFILE, profile),
+            None => file,
+        })
+    }
+
+    /// Opens a file and, for safetensors, what belongs to them.
+    fn open_weights(path: &Path) -> Result<Self> {
         let label = path.display().to_string();
         let source = map(path)?;
         if source.starts_with(gguf::MAGIC) {
@@ -52,6 +59,21 @@ impl ModelFile {
         }
         Ok(file)
     }
+}
+
+/// The file that a path means: in a directory the index, or the one file there is without.
+fn weights_path(path: &Path) -> PathBuf {
+    let index = path.join(INDEX);
+    match path.is_dir() {
+        true if index.is_file() => index,
+        true => path.join("model.safetensors"),
+        false => path.to_owned(),
+    }
+}
+
+/// Where the layer profile of the model at `path` belongs: beside its file, with another extension.
+pub fn profile_path(path: &Path) -> PathBuf {
+    weights_path(path).with_extension(PROFILE)
 }
 
 /// Opens every shard of an index and checks that each tensor is where the index says.

@@ -20,6 +20,9 @@ pub enum FileKind {
     Safetensors,
 }
 
+/// The layer profile among a model's sidecars, and the extension of its file.
+pub const PROFILE: &str = "profile.json";
+
 /// The label of a model that has no path.
 const MEMORY: &str = "the model in memory";
 
@@ -145,8 +148,8 @@ impl ModelFile {
         self.config.as_ref()
     }
 
-    /// A file beside safetensors: `tokenizer.json`, `tokenizer_config.json`, `generation_config.json` or
-    /// `chat_template.jinja`.
+    /// A file beside the model's: [`PROFILE`]; beside safetensors also `tokenizer.json`, `tokenizer_config.json`,
+    /// `generation_config.json` or `chat_template.jinja`.
     pub fn sidecar(&self, name: &str) -> Option<&[u8]> {
         self.sidecars.get(name).map(Vec::as_slice)
     }

@@ -29,8 +29,10 @@ mod safetensors;
 
 pub use crate::kernels::matrix::RowFormat;
 pub use blocks::dequantize_row;
+#[cfg(not(target_arch = "wasm32"))]
+pub use disk::profile_path;
 pub use dtype::Dtype;
-pub use file::{FileKind, ModelFile};
+pub use file::{FileKind, ModelFile, PROFILE};
 pub(crate) use group::{GROUP, Group};
 pub use metadata::{Metadata, Value};
 pub use rows::{PackedRows, natural_format, pack, unpack};

@@ -17,10 +17,10 @@ const FOUR: f32 = 4.25 / 16.0;
 /// Blocks of at most this many rows keep them all: dropping would save little and cost much.
 const SHORT: usize = 256;
 
-/// [`Joint`], but for short prompts.
-#[derive(Debug, Clone, PartialEq)]
+/// Another policy, but for short prompts.
+#[derive(Debug)]
 struct Auto {
-    joint: Joint,
+    long: Arc<dyn Policy>,
 }
 
 impl Policy for Auto {
@@ -29,11 +29,15 @@ impl Policy for Auto {
     }
 
     fn plan(&self, rows: usize, layers: usize) -> Result<BlockPlan> {
-        if rows <= SHORT { Full.plan(rows, layers) } else { self.joint.plan(rows, layers) }
+        if rows <= SHORT { Full.plan(rows, layers) } else { self.long.plan(rows, layers) }
     }
 
     fn per_head(&self) -> bool {
-        self.joint.per_head()
+        self.long.per_head()
+    }
+
+    fn weighted(&self, weights: &[f32]) -> Option<Arc<dyn Policy>> {
+        Some(Arc::new(Self { long: self.long.weighted(weights)? }))
     }
 }
 
@@ -54,7 +58,7 @@ impl KvOptions {
         let policy: Arc<dyn Policy> = if share >= FOUR {
             Arc::new(Full)
         } else {
-            Arc::new(Auto { joint: Joint::new(Budget::Share(share / FOUR)) })
+            Arc::new(Auto { long: Arc::new(Joint::new(Budget::Share(share / FOUR))) })
         };
         Ok(Self { policy, format: Format::both(bits), tail: None })
     }

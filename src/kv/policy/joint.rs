@@ -4,6 +4,8 @@
 //! that the other finds. Both are averages of one query's attention, weighted by the length of the row's value,
 //! so that the larger of them is comparable from row to row. Averaging lifts H2O's bias towards early rows.
 
+use std::sync::Arc;
+
 use super::snap_kv::WINDOW;
 use super::{BlockPlan, Budget, Measure, Policy, Pooling, Ramp, SINKS, Scoring, Term, refuse_nothing};
 use crate::Result;
@@ -40,5 +42,11 @@ impl Policy for Joint {
 
     fn per_head(&self) -> bool {
         true
+    }
+
+    fn weighted(&self, weights: &[f32]) -> Option<Arc<dyn Policy>> {
+        let mut weighted = self.clone();
+        weighted.budget = self.budget.weighted(weights);
+        Some(Arc::new(weighted))
     }
 }

@@ -28,6 +28,8 @@ mod thinning;
 mod tova;
 mod tsp;
 
+use std::sync::Arc;
+
 use super::{TierRows, Tiers};
 use crate::{Error, Result};
 
@@ -68,6 +70,12 @@ pub trait Policy: std::fmt::Debug + Send + Sync {
     /// True when every KV head chooses its own rows, which takes one row table for each.
     fn per_head(&self) -> bool {
         false
+    }
+
+    /// The same policy with its budget shared by the layers in proportion to `weights`; `None` when how its layers
+    /// share is part of the policy.
+    fn weighted(&self, _weights: &[f32]) -> Option<Arc<dyn Policy>> {
+        None
     }
 
     /// How generated rows are thinned as they leave the recent window.
