@@ -5,12 +5,13 @@ use super::prefill::Block;
 use super::scratch::PrefillScratch;
 use crate::Result;
 use crate::gpu::Recorder;
+use crate::kernels::combine::combine;
 use crate::kernels::fill::{Fill, fill};
 use crate::kernels::gather::gather;
-use crate::kernels::pool::{Pooling, pool};
+use crate::kernels::pool::pool;
 use crate::kernels::score::{ScoreShape, score};
 use crate::kernels::select::select;
-use crate::kv::policy::Scoring;
+use crate::kv::policy::{Scorer, Scoring};
 
 impl Model {
     /// Ranks the block's rows and selects those that the cache retains; `None` when that is all of them.
@@ -38,7 +39,7 @@ impl Model {
         Ok((rows.retain < rows.enter).then_some(0))
     }
 
-    /// Scores every row that is not protected: the largest of what the scoring's terms give it.
+    /// Scores every row that is not protected, by what the scoring's terms give it.
     fn rank(
         &self,
         rec: &mut Recorder,
@@ -61,28 +62,21 @@ impl Model {
         // The first rows of a later block are no sinks: those are in the cache already.
         let forced = if block.start == 0 { scoring.sinks } else { 0 };
         for (i, term) in scoring.terms.iter().enumerate() {
-            let joined = i > 0;
-            let pooling = term.pooling.or(joined.then_some(Pooling::Max(1)));
-            // What attention left has been multiplied already, so that its memory can hold one term's scores.
-            let out = if pooling.is_some() { &s.attended } else { &s.scores };
-            score(
-                rec,
-                &s.q,
-                &s.lse,
-                &s.k,
-                &s.v,
-                shape,
-                scale,
-                prefix,
-                rows.enter,
-                term.measure,
-                forced,
-                columns,
-                out,
-            )?;
-            if let Some(pooling) = pooling {
-                pool(rec, out, shape.sets(), columns, forced, pooling, joined, &s.scores)?;
+            match term.scorer {
+                Scorer::Received(measure) => score(
+                    rec, &s.q, &s.lse, &s.k, &s.v, shape, scale, prefix, rows.enter, measure, forced,
+                    columns, &s.term,
+                )?,
+                Scorer::Expected => self.expect(rec, s, block, shape, prefix, forced)?,
             }
+            let mut term_scores = &s.term;
+            if let Some(pooling) = term.pooling {
+                // What attention left has been multiplied already, so that its memory can hold a term's scores.
+                pool(rec, &s.term, shape.sets(), columns, forced, pooling, &s.attended)?;
+                term_scores = &s.attended;
+            }
+            let (how, weight, joined) = (scoring.combine, term.weight, i > 0);
+            combine(rec, term_scores, shape.sets(), columns, forced, how, weight, joined, &s.scores)?;
         }
         Ok(())
     }

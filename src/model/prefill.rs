@@ -53,6 +53,11 @@ impl Block {
         self.plan.layers.iter().map(|l| l.retain).collect()
     }
 
+    /// The position after its last token.
+    pub(super) fn end(&self) -> usize {
+        self.start + self.plan.layers.first().map_or(0, |l| l.enter)
+    }
+
     pub(super) fn rows(&self) -> LayerRows {
         self.plan.layers[self.layer]
     }
