@@ -4,8 +4,6 @@
 #[path = "common/testbed.rs"]
 mod testbed;
 
-use std::sync::Arc;
-
 use benben::kv::Format;
 use benben::kv::policy::{Budget, Full, Joint, Policy};
 use benben::{Error, KvOptions, Session, SessionOptions};

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use benben::gpu::{Family, Tuning};
 use benben::kv::Format;
 use benben::kv::policy::{
-    Budget, Full, H2o, Joint, KvOnly, Policy, Pooling, Preset, Pyramid, PyramidKv, Select, SnapKv, Streaming,
-    Tova, Tsp,
+    Budget, Expected, Full, H2o, Joint, KvOnly, Policy, Pooling, Preset, Pyramid, PyramidKv, Select, SnapKv,
+    Streaming, Tova, Tsp,
 };
 use benben::{Gpu, KvBits, KvOptions, Model, Session, SessionOptions};
 use pollster::block_on;
@@ -136,7 +136,9 @@ fn evictions_equal_the_reference() {
         assert_losses(&model(), SnapKv::new(budget.clone()), 131);
         assert_losses(&model(), SnapKv::new(budget.clone()).pooled(Pooling::Average(5)), 131);
         assert_losses(&model(), PyramidKv::new(budget.clone()), 131);
-        assert_losses(&model(), Joint::new(budget), 131);
+        assert_losses(&model(), Joint::new(budget.clone()), 131);
+        assert_losses(&model(), Expected::new(budget.clone()), 131);
+        assert_losses(&model(), Joint::new(budget).with_expected(), 131);
     }
     // Shorter than a window.
     assert_losses(&model(), SnapKv::new(Budget::Share(0.2)), 9);
@@ -144,13 +146,15 @@ fn evictions_equal_the_reference() {
 
 #[test]
 fn evicted_rows_leave_memory() {
-    let policies: [Arc<dyn Policy>; 6] = [
+    let policies: [Arc<dyn Policy>; 8] = [
         Arc::new(Streaming::new(Budget::Rows(60))),
         Arc::new(Tova::new(Budget::Rows(60))),
         Arc::new(H2o::new(Budget::Rows(60))),
         Arc::new(SnapKv::new(Budget::Rows(60))),
         Arc::new(PyramidKv::new(Budget::Rows(60))),
         Arc::new(Joint::new(Budget::Rows(60))),
+        Arc::new(Expected::new(Budget::Rows(60))),
+        Arc::new(Joint::new(Budget::Rows(60)).with_expected()),
     ];
     for policy in policies {
         let kv = KvOptions { policy: policy.clone(), ..KvOptions::default() };

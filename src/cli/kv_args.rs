@@ -111,6 +111,8 @@ mod tests {
             ("--kv snapkv", "snapkv"),
             ("--kv pyramidkv", "pyramidkv"),
             ("--kv joint", "joint"),
+            ("--kv expected --keep 0.3", "expected"),
+            ("--kv joint-expected", "joint-expected"),
             ("--kv auto", "auto"),
             ("--kv-share 0.1", "auto"),
             ("--kv-share 0.4", "full"),

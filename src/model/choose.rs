@@ -5,13 +5,14 @@ use super::prefill::Block;
 use super::scratch::{MAIN, ON, PrefillScratch, TAIL};
 use crate::Result;
 use crate::gpu::Recorder;
+use crate::kernels::combine::combine;
 use crate::kernels::fill::{Fill, fill};
 use crate::kernels::gather::gather;
-use crate::kernels::pool::{Pooling, pool};
+use crate::kernels::pool::pool;
 use crate::kernels::score::{ScoreShape, score};
 use crate::kernels::select::select;
 use crate::kv::TierRows;
-use crate::kv::policy::Scoring;
+use crate::kv::policy::{Scorer, Scoring};
 
 impl Model {
     /// Ranks the block's rows if any are to be told apart, and lists those that each tier gains (`index[MAIN]` and
@@ -48,7 +49,7 @@ impl Model {
         Ok(listed)
     }
 
-    /// Scores every row that is not protected: the largest of what the scoring's terms give it.
+    /// Scores every row that is not protected, by what the scoring's terms give it.
     fn rank(
         &self,
         rec: &mut Recorder,
@@ -70,28 +71,21 @@ impl Model {
         };
         let forced = block.sinks();
         for (i, term) in scoring.terms.iter().enumerate() {
-            let joined = i > 0;
-            let pooling = term.pooling.or(joined.then_some(Pooling::Max(1)));
-            // What attention left has been multiplied already, so that its memory can hold one term's scores.
-            let out = if pooling.is_some() { &s.attended } else { &s.scores };
-            score(
-                rec,
-                &s.q,
-                &s.lse,
-                &s.k,
-                &s.v,
-                shape,
-                scale,
-                prefix,
-                rows.enter,
-                term.measure,
-                forced,
-                columns,
-                out,
-            )?;
-            if let Some(pooling) = pooling {
-                pool(rec, out, shape.sets(), columns, forced, pooling, joined, &s.scores)?;
+            match term.scorer {
+                Scorer::Received(measure) => score(
+                    rec, &s.q, &s.lse, &s.k, &s.v, shape, scale, prefix, rows.enter, measure, forced,
+                    columns, &s.term,
+                )?,
+                Scorer::Expected => self.expect(rec, s, block, shape, prefix, forced)?,
             }
+            let mut term_scores = &s.term;
+            if let Some(pooling) = term.pooling {
+                // What attention left has been multiplied already, so that its memory can hold a term's scores.
+                pool(rec, &s.term, shape.sets(), columns, forced, pooling, &s.attended)?;
+                term_scores = &s.attended;
+            }
+            let (how, weight, joined) = (scoring.combine, term.weight, i > 0);
+            combine(rec, term_scores, shape.sets(), columns, forced, how, weight, joined, &s.scores)?;
         }
         Ok(())
     }

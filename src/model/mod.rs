@@ -6,12 +6,14 @@
 //! scratch.rs           activations, sized once
 //! prefill.rs           many rows through one layer
 //! choose.rs            which of them the plan's counts let live
+//! expect.rs            what later queries may attend to
 //! decode.rs            one row through one layer
 //! ```
 
 mod choose;
 mod config;
 mod decode;
+mod expect;
 mod load;
 mod prefill;
 #[cfg(test)]

@@ -57,6 +57,11 @@ impl Block {
         if self.start > 0 { 0 } else { self.plan.sinks() }
     }
 
+    /// The position after its last token.
+    pub(super) fn end(&self) -> usize {
+        self.start + self.plan.layers.first().map_or(0, |l| l.enter)
+    }
+
     pub(super) fn rows(&self) -> LayerRows {
         self.plan.layers[self.layer]
     }

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use super::{
-    Budget, Full, H2o, Joint, KvOnly, Policy, Preset, Pyramid, PyramidKv, SnapKv, Streaming, Tova, Tsp,
+    Budget, Expected, Full, H2o, Joint, KvOnly, Policy, Preset, Pyramid, PyramidKv, SnapKv, Streaming, Tova,
+    Tsp,
 };
 use crate::kernels::kv_code::KvBits;
 use crate::kv::{Format, KvOptions};
@@ -45,6 +46,10 @@ pub enum Name {
     PyramidKv,
     /// Rows of h2o or of snapkv, whichever scores higher.
     Joint,
+    /// Rows that later tokens can be expected to attend to.
+    Expected,
+    /// As joint and expected, their scores added.
+    JointExpected,
     /// Bits and rows that follow from a share of the bytes.
     Auto,
 }
@@ -137,6 +142,8 @@ impl Choice {
             Name::H2o => Arc::new(H2o::new(kept)),
             Name::SnapKv => Arc::new(SnapKv::new(kept)),
             Name::PyramidKv => Arc::new(PyramidKv::new(kept)),
+            Name::Expected => Arc::new(Expected::new(kept)),
+            Name::JointExpected => Arc::new(Joint::new(kept).with_expected()),
             // `options` has dealt with auto, whose rows these are.
             Name::Joint | Name::Auto => Arc::new(Joint::new(kept)),
         })
@@ -165,6 +172,7 @@ mod tests {
             (r#"{"policy":"pyramid","keep":0.4}"#, "pyramid"),
             (r#"{"policy":"kv-only","perHead":true,"rows":100}"#, "kv-only"),
             (r#"{"policy":"snapkv"}"#, "snapkv"),
+            (r#"{"policy":"joint-expected"}"#, "joint-expected"),
             (r#"{"share":0.1}"#, "auto"),
             (r#"{"share":0.4}"#, "full"),
         ] {
