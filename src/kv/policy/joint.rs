@@ -31,6 +31,19 @@ impl Joint {
     pub fn with_expected(self) -> Self {
         Self { expected: true, ..self }
     }
+
+    /// How the rows of a block of `rows` are ranked.
+    pub(super) fn scoring(rows: usize, expected: bool) -> Scoring {
+        let all = Measure { recent: rows, ramp: Ramp::FLAT, averaged: true, by_value: true };
+        let window = Measure { recent: WINDOW, ..all };
+        let (all, window) = (Term::received(all), Term::received(window).pooled(Pooling::Max(7)));
+        if !expected {
+            return Scoring { terms: vec![all, window], combine: Combine::Max, sinks: SINKS };
+        }
+        let expected = Term { scorer: Scorer::Expected, ..all };
+        let terms = vec![all, expected, Term { weight: 0.5, ..window }];
+        Scoring { terms, combine: Combine::Sum, sinks: SINKS }
+    }
 }
 
 impl Policy for Joint {
@@ -41,17 +54,7 @@ impl Policy for Joint {
     fn plan(&self, rows: usize, layers: usize) -> Result<BlockPlan> {
         refuse_nothing(rows, layers)?;
         let counts = self.budget.spread(rows, layers, WINDOW + SINKS, false)?;
-        let all = Measure { recent: rows, ramp: Ramp::FLAT, averaged: true, by_value: true };
-        let window = Measure { recent: WINDOW, ..all };
-        let (all, window) = (Term::received(all), Term::received(window).pooled(Pooling::Max(7)));
-        let scoring = if self.expected {
-            let expected = Term { scorer: Scorer::Expected, ..all };
-            let terms = vec![all, expected, Term { weight: 0.5, ..window }];
-            Scoring { terms, combine: Combine::Sum, sinks: SINKS }
-        } else {
-            Scoring { terms: vec![all, window], combine: Combine::Max, sinks: SINKS }
-        };
-        Ok(BlockPlan::evict(rows, counts, |_| WINDOW.min(rows), scoring))
+        Ok(BlockPlan::evict(rows, counts, |_| WINDOW.min(rows), Self::scoring(rows, self.expected)))
     }
 
     fn per_head(&self) -> bool {

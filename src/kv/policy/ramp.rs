@@ -95,7 +95,7 @@ fn linear(mean: f64, layers: usize) -> Vec<f64> {
 
 /// Rows in proportion to `weights`, from `least` to `most`, that average to `mean`: what one layer cannot take or
 /// must have beyond its share, the others get or give.
-fn proportional(mean: f64, weights: &[f32], least: usize, most: usize) -> Vec<usize> {
+pub(super) fn proportional(mean: f64, weights: &[f32], least: usize, most: usize) -> Vec<usize> {
     let rows =
         |unit: f64| weights.iter().map(move |&w| (unit * f64::from(w)).clamp(least as f64, most as f64));
     let (total, smallest) = (mean * weights.len() as f64, weights.iter().copied().fold(f32::MAX, f32::min));
