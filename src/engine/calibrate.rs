@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::compare::Reference;
 use super::session::{Session, SessionOptions};
 use crate::kv::policy::{Budget, Joint};
-use crate::kv::{Cache, Format, KvOptions, Profile};
+use crate::kv::{Cache, KvOptions, Profile};
 use crate::model::Model;
 use crate::{Error, Result};
 
@@ -78,7 +78,7 @@ impl Trial {
         };
         let compressed = |rows: usize| {
             let policy = Joint::new(Budget::PerLayer(vec![rows; model.config().layers]));
-            let mut session = session(KvOptions { policy: Arc::new(policy), format: Format::F16 })?;
+            let mut session = session(KvOptions { policy: Arc::new(policy), ..KvOptions::default() })?;
             session.run_prefix(prefix, continuation)?;
             session.rec.submit();
             Ok::<_, Error>(session)

@@ -30,6 +30,10 @@ impl KvOptions {
     /// The same, with the budget shared by the layers as the model's profile says, where the policy asks for that.
     pub fn profiled(&self, profile: Option<&Profile>) -> Self {
         let weighted = profile.and_then(|profile| self.policy.weighted(profile.weights()));
-        Self { policy: weighted.unwrap_or_else(|| self.policy.clone()), format: self.format }
+        let mut options = self.clone();
+        if let Some(policy) = weighted {
+            options.policy = policy;
+        }
+        options
     }
 }
