@@ -8,6 +8,7 @@ use std::sync::Arc;
 use benben::kv::Profile;
 use benben::kv::policy::{Budget, H2o, Joint, Policy};
 use benben::model::Config;
+use benben::weights::ModelFile;
 use benben::{Error, KvOptions, Session, SessionOptions};
 use pollster::block_on;
 use testbed::tiny::{LAYERS, Tiny, prompt};
@@ -40,6 +41,21 @@ fn a_fingerprint_is_the_models_and_not_the_files() {
     assert_eq!(fingerprint(&tiny), Config::read(&tiny.safetensors()).unwrap().fingerprint);
     assert_ne!(fingerprint(&tiny), fingerprint(&tuned));
     assert_eq!(Config::read(&tiny.file()).unwrap().profile, None, "nobody knows the tiny model");
+}
+
+#[test]
+fn smollm2_has_a_profile_in_this_crate() {
+    let Ok(path) = std::env::var("BENBEN_MODEL") else {
+        eprintln!("SKIPPED: BENBEN_MODEL does not name a model file");
+        return;
+    };
+    let config = Config::read(&ModelFile::open(path.as_ref()).expect("a model file")).unwrap();
+    if config.fingerprint != "ed21a1fa1e4805ec" {
+        eprintln!("SKIPPED: {} is not SmolLM2-135M-Instruct", config.name);
+        return;
+    }
+    let profile = config.profile.expect("a known profile");
+    assert_eq!(profile.weights().len(), config.layers);
 }
 
 #[test]

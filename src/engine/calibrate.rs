@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::compare::Reference;
 use super::session::{Session, SessionOptions};
 use crate::kv::policy::{Budget, Joint};
-use crate::kv::{Cache, Format, KvOptions, Profile};
+use crate::kv::{Cache, KvOptions, Profile};
 use crate::model::Model;
 use crate::{Error, Result};
 

@@ -125,3 +125,26 @@ impl Profile {
 fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_profiles_are_found_by_their_models_alone() {
+        for text in KNOWN {
+            let known = Profile::from_json("known", text.as_bytes()).unwrap();
+            let layers = known.weights.len();
+            assert!(
+                (mean(&known.weights.iter().map(|&w| f64::from(w)).collect::<Vec<_>>()) - 1.0).abs() < 1e-6
+            );
+            let find = |fingerprint, layers| Profile::find(fingerprint, layers, "", None).unwrap();
+            assert_eq!(find(&known.fingerprint, layers), Some(known.clone()));
+            assert_eq!(find(&known.fingerprint, layers + 1), None);
+            assert_eq!(find("0123456789abcdef", layers), None);
+            let flat = text.replace(&known.measured, "elsewhere");
+            let beside = Profile::find(&known.fingerprint, layers, "", Some(flat.as_bytes())).unwrap();
+            assert_eq!(beside.unwrap().measured, "elsewhere", "a file beside the model comes first");
+        }
+    }
+}
