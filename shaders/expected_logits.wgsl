@@ -1,7 +1,7 @@
 // expected_logits: the logarithm of what keys can expect of normally distributed queries, head by head.
 // k [prefix + count, kv_heads, dim] · moments [heads, 1 + dim, dim] of the queries · out [heads, count] f32
 // grid (count / (4 * 32), heads): a lane takes four key rows, so that it reads each covariance once for all of
-// them. Tails repeat the last row.
+// them. Tails repeat the last row. A covariance is symmetric, so its upper half is read and counts twice.
 
 struct Params {
     group_heads: u32,  // query heads that share one KV head
@@ -25,15 +25,15 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let keys = (min(rows, vec4(params.count - 1u)) + params.prefix) * params.key_stride
         + id.y / params.group_heads * params.dim;
     let mean = id.y * (1u + 4u * params.dim) * params.dim;
-    let curve = 0.5 * params.scale * params.scale;
+    let curve = params.scale * params.scale;
     var logits = vec4(0.0);
     for (var i = 0u; i < params.dim; i++) {
         let covariance = mean + (1u + 4u * i) * params.dim;
         // spread[r] belongs to key row r: a vector times a matrix dots it with each column.
         var spread = mat4x4<f32>();
-        for (var j = 0u; j < params.dim; j++) {
+        for (var j = i; j < params.dim; j++) {
             let at = covariance + j;
-            let square = mat4x4(
+            let square = select(1.0, 0.5, j == i) * mat4x4(
                 moments[at], moments[at + params.dim], moments[at + 2u * params.dim], moments[at + 3u * params.dim],
             );
             spread[0] += k[keys.x + j] * square;

@@ -1,8 +1,9 @@
 // moments: the mean and the covariance of rows, for each of the heads that they consist of.
 // rows [>= count, heads * dim] f32, of which those from `first` on count
 // out [heads, 1 + dim, dim] f32: a head's mean, then its covariance, row by row
-// grid (dim * dim / 16 / LANES, heads), workgroup LANES x SLICES: a lane takes a square of 4 x 4 covariances and
-// every SLICES-th row. Sums are of differences to the first row, so that a large mean costs no digits.
+// grid (squares / LANES, heads), workgroup LANES x SLICES: a lane takes every SLICES-th row and a square of 4 x 4
+// covariances on or above the diagonal, which it writes to either side of it.
+// Sums are of differences to the first row, so that a large mean costs no digits.
 
 struct Params {
     stride: u32,  // heads * dim / 4
@@ -23,8 +24,11 @@ var<workgroup> partial_sums: array<mat2x4<f32>, #{LANES} * #{SLICES}>;
 @compute @workgroup_size(#{LANES}, #{SLICES})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) lane: vec3<u32>) {
     let square = group.x * #{LANES}u + lane.x;
-    let down = min(square / params.dim, params.dim - 1u);
-    let across = square % params.dim;
+    // Row r of the triangle and row dim - 1 - r fill a row of dim + 1 squares together.
+    let fold = vec2(min(square / (params.dim + 1u), (params.dim - 1u) / 2u), square % (params.dim + 1u));
+    let mirrored = vec2(params.dim - 1u) - fold;
+    let down = select(mirrored.x, fold.x, fold.y > fold.x);
+    let across = select(mirrored.y, fold.y - 1u, fold.y > fold.x);
     let head = group.y * params.dim;
     let origin = params.first * params.stride + head;
     let pivot_down = rows[origin + down];
@@ -53,14 +57,21 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         sums += partial_sums[slice * #{LANES}u + lane.x];
     }
 #endif
-    if square >= params.dim * params.dim { return; }
+    if square >= (params.dim + 1u) / 2u * (params.dim + 1u) { return; }
     let share = 1.0 / f32(params.count - params.first);
     let mean_down = sums[0] * share;
     let mean_across = sums[1] * share;
-    let to = group.y * (1u + 4u * params.dim) * params.dim + across;
-    if down == 0u { out[to] = pivot_across + mean_across; }
+    let to = group.y * (1u + 4u * params.dim) * params.dim;
+    if down == 0u { out[to + across] = pivot_across + mean_across; }
+    let above = mat4x4(
+        products[0] * share - mean_down.x * mean_across,
+        products[1] * share - mean_down.y * mean_across,
+        products[2] * share - mean_down.z * mean_across,
+        products[3] * share - mean_down.w * mean_across,
+    );
+    let below = transpose(above);
     for (var i = 0u; i < 4u; i++) {
-        let covariance = products[i] * share - mean_down[i] * mean_across;
-        out[to + (1u + 4u * down + i) * params.dim] = covariance;
+        out[to + (1u + 4u * down + i) * params.dim + across] = above[i];
+        out[to + (1u + 4u * across + i) * params.dim + down] = below[i];
     }
 }

@@ -38,7 +38,7 @@ pub fn variants() -> Vec<ShaderKey> {
 /// Records the expected logits of `count` rows, whose keys stand in `k` (`[prefix + count, kv_heads * dim]`) from
 /// row `prefix` on.
 ///
-/// `moments` are those of the queries at the positions they will have, `[query_heads, 1 + dim, dim]`, as
+/// `moments` are those of the queries at the positions that they will have, `[query_heads, 1 + dim, dim]`, as
 /// [`super::moments::moments`] leaves them. `out` is `[query_heads, count]`.
 #[expect(clippy::too_many_arguments, reason = "three tensors and their shape")]
 pub fn expected_logits(
@@ -77,8 +77,11 @@ async fn check(gpu: &Gpu, shape: ScoreShape, prefix: usize, count: usize) -> Res
     let ScoreShape { query_heads, kv_heads, dim, .. } = shape;
     let mut noise = Noise::new(37);
     let k: Vec<f32> = noise.values((prefix + count) * kv_heads * dim).iter().map(|v| v * 3.0).collect();
-    // Any square stands for a covariance; this one has another number in each place.
-    let moments = noise.values(moments_len(query_heads, dim));
+    let mut moments = noise.values(moments_len(query_heads, dim));
+    for moments in moments.chunks_mut(moments_len(1, dim)) {
+        let covariance = &mut moments[dim..];
+        (0..dim * dim).for_each(|at| covariance[at] = covariance[at % dim * dim + at / dim]);
+    }
     let device = |values: &[f32]| gpu.tensor_with(Class::Scratch, "operand", values);
     let (dk, dmoments) = (device(&k), device(&moments));
     let out = poisoned(gpu, query_heads * count);

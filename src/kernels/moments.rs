@@ -60,7 +60,8 @@ pub fn moments(
         first: first as u32,
         count: count as u32,
     };
-    let grid = [(params.dim * params.dim).div_ceil(LANES), heads as u32, 1];
+    let squares = params.dim.div_ceil(2) * (params.dim + 1);
+    let grid = [squares.div_ceil(LANES), heads as u32, 1];
     rec.dispatch(&kernel, &params, &[rows.bind(), out.bind()], grid)
 }
 
