@@ -78,7 +78,7 @@ impl Trial {
         };
         let compressed = |rows: usize| {
             let policy = Joint::new(Budget::PerLayer(vec![rows; model.config().layers]));
-            let mut session = session(KvOptions::new(policy, Format::F16))?;
+            let mut session = session(KvOptions { policy: Arc::new(policy), ..KvOptions::default() })?;
             session.run_prefix(prefix, continuation)?;
             session.rec.submit();
             Ok::<_, Error>(session)
