@@ -14,7 +14,7 @@ use crate::model::Model;
 use crate::{Error, Result};
 
 /// The usual rows are the prompt's divided by this.
-const DIVISOR: usize = 4;
+const DIVISOR: usize = 2;
 /// Shorter prompts have little more in a halved layer than the rows that are always kept.
 const LEAST_PREFIX: usize = 512;
 

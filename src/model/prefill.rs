@@ -228,7 +228,7 @@ impl Model {
     }
 
     /// Records the logits of `count` rows of a finished block from row `first` on, to `out` `[count, vocab]`. At
-    /// most [`LOGIT_ROWS`] at a time.
+    /// most `LOGIT_ROWS` at a time.
     pub fn block_logits(
         &self,
         rec: &mut Recorder,
