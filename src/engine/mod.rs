@@ -7,8 +7,10 @@
 //! generate.rs   pieces → tokens, as an async stream
 //! frame.rs      pieces → tokens, within a time budget per frame
 //! score.rs      logits, and the loss of a continuation
+//! compare.rs    a continuation's logits beside those of another cache
 //! ```
 
+mod compare;
 mod frame;
 mod generate;
 mod load;
@@ -17,6 +19,7 @@ mod session;
 mod work;
 
 pub use crate::kernels::sample::Sampling;
+pub use compare::{Comparison, Divergence, Reference};
 pub use frame::Step;
 pub use generate::{GenerateOptions, Generation, Timing};
 pub use load::{LoadOptions, read_text};

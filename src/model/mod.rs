@@ -30,6 +30,7 @@ pub use synthetic::{PRESETS, SyntheticPreset};
 
 pub(crate) use config::MOST_CONTEXT;
 pub(crate) use load::{Loader, stacks};
+pub(crate) use prefill::LOGIT_ROWS;
 
 use crate::gpu::{Gpu, Tensor};
 use crate::kernels::matrix::Matrix;

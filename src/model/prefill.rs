@@ -19,8 +19,8 @@ use crate::kernels::rope_split::rope_split;
 use crate::kv::Cache;
 use crate::kv::policy::{BlockPlan, LayerRows};
 
-/// Logit rows that a loss is computed for at a time.
-const LOSS_ROWS: usize = 64;
+/// Rows of a block that logits are computed for at a time.
+pub(crate) const LOGIT_ROWS: usize = 64;
 
 /// A block of prompt rows on its way through the layers.
 #[derive(Debug)]
@@ -186,6 +186,22 @@ impl Model {
         rec.copy(&s.hidden[block.side], (rows - 1) * width, &d.hidden, 0, width);
     }
 
+    /// Records the logits of `count` rows of a finished block from row `first` on, to `out` `[count, vocab]`. At
+    /// most [`LOGIT_ROWS`] at a time.
+    pub fn block_logits(
+        &self,
+        rec: &mut Recorder,
+        s: &PrefillScratch,
+        block: &Block,
+        (first, count): (usize, usize),
+        out: &Tensor<f32>,
+    ) -> Result<()> {
+        let width = self.config.width;
+        let hidden = s.hidden[block.side].view(first * width, count * width);
+        rms_norm(rec, hidden.bind(), &self.output_norm, self.config.epsilon, &s.normed, count, width)?;
+        matmul(rec, &self.head, s.normed.bind(), count, Epilogue::Store, out)
+    }
+
     /// Records the loss of every row of a finished block against `targets`, one for each row, to `out` from
     /// index `at` on.
     pub fn block_losses(
@@ -197,14 +213,12 @@ impl Model {
         out: &Tensor<f32>,
         at: usize,
     ) -> Result<()> {
-        let (rows, width, vocab) = (last_rows(block), self.config.width, self.config.vocab);
+        let (rows, vocab) = (last_rows(block), self.config.vocab);
         let targets = self.gpu.tensor_with(Class::Scratch, "targets", targets);
-        let logits = self.gpu.tensor::<f32>(Class::Scratch, "logits", LOSS_ROWS.min(rows) * vocab);
-        for first in (0..rows).step_by(LOSS_ROWS) {
-            let count = LOSS_ROWS.min(rows - first);
-            let hidden = s.hidden[block.side].view(first * width, count * width);
-            rms_norm(rec, hidden.bind(), &self.output_norm, self.config.epsilon, &s.normed, count, width)?;
-            matmul(rec, &self.head, s.normed.bind(), count, Epilogue::Store, &logits)?;
+        let logits = self.gpu.tensor::<f32>(Class::Scratch, "logits", LOGIT_ROWS.min(rows) * vocab);
+        for first in (0..rows).step_by(LOGIT_ROWS) {
+            let count = LOGIT_ROWS.min(rows - first);
+            self.block_logits(rec, s, block, (first, count), &logits)?;
             nll(rec, &logits, targets.view(first, count).bind(), count, vocab, out, at + first)?;
         }
         Ok(())
