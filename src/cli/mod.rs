@@ -4,6 +4,7 @@
 //! args.rs, kv_args.rs   flags that several commands share, checked before anything is opened
 //! measure.rs            medians, and the bandwidth that the adapter reaches
 //! report.rs             numbers and tables for people, JSON for programs
+//! eval/                 the commands that measure quality
 //! the others            one command each
 //! ```
 //!
@@ -58,6 +59,8 @@ enum Failure {
     Library(#[from] benben::Error),
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
+    #[error("cannot write to {path}: {error}; choose another --out")]
+    Directory { path: String, error: io::Error },
     #[error("{failed} of {total} kernel checks failed on {adapter}; its answers would be wrong")]
     Checks { failed: usize, total: usize, adapter: String },
 }
@@ -74,7 +77,7 @@ pub fn main() -> ExitCode {
             Command::Info(args) => info::run(&args),
             Command::Doctor(args) => doctor::run(&args).await,
             Command::Bench(args) => bench::run(&args).await,
-            Command::Eval(eval::EvalCommand::Ppl(args)) => eval::run(&args).await,
+            Command::Eval(command) => command.run().await,
         }
     });
     match outcome {
