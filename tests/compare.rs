@@ -39,6 +39,8 @@ fn the_full_cache_does_not_differ_from_itself() {
         assert!(token.kl == 0.0 && token.agrees, "{token:?}");
         assert!((token.nll - f64::from(loss)).abs() < 1e-5, "{token:?}, on the device {loss}");
     }
+    let itself = reference.itself();
+    assert_eq!((itself.tokens, itself.kv), (comparison.tokens, comparison.kv.clone()));
     // The prefix alone, though the session holds the continuation too.
     assert!(comparison.kv.rows_per_layer.iter().all(|&rows| rows == 70), "{:?}", comparison.kv);
     assert_eq!(comparison.kv.bytes, comparison.kv.bytes_full_f16);

@@ -4,6 +4,7 @@
 //! args.rs, kv_args.rs   flags that several commands share, checked before anything is opened
 //! measure.rs            medians, and the bandwidth that the adapter reaches
 //! report.rs             numbers and tables for people, JSON for programs
+//! eval/                 the commands that measure quality
 //! the others            one command each
 //! ```
 //!
@@ -63,6 +64,8 @@ enum Failure {
     Output(#[from] io::Error),
     #[error("cannot write {path}: {error}")]
     Save { path: String, error: io::Error },
+    #[error("cannot write to {path}: {error}; choose another --out")]
+    Directory { path: String, error: io::Error },
     #[error("{failed} of {total} kernel checks failed on {adapter}; its answers would be wrong")]
     Checks { failed: usize, total: usize, adapter: String },
 }
@@ -80,7 +83,7 @@ pub fn main() -> ExitCode {
             Command::Doctor(args) => doctor::run(&args).await,
             Command::Bench(args) => bench::run(&args).await,
             Command::Calibrate(args) => calibrate::run(&args).await,
-            Command::Eval(eval::EvalCommand::Ppl(args)) => eval::run(&args).await,
+            Command::Eval(command) => command.run().await,
         }
     });
     match outcome {

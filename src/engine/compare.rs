@@ -24,6 +24,8 @@ pub struct Reference {
     /// The log of each row's sum of exponentials.
     totals: Vec<f64>,
     vocab: usize,
+    kv: KvReport,
+    prefill: Duration,
 }
 
 /// One token of a continuation, under a cache that is compared with a reference.
@@ -60,12 +62,13 @@ impl Session {
         let vocab = self.model.config().vocab;
         let mut logits = Vec::new();
         let mut totals = Vec::new();
-        self.each_row(prefix, continuation, |_, row| {
+        let each = |_, row: &[f32]| {
             logits.extend_from_slice(row);
             totals.push(log_sum_exp(row));
-        })
-        .await?;
-        Ok(Reference { prefix: prefix.to_vec(), continuation: continuation.to_vec(), logits, totals, vocab })
+        };
+        let (kv, prefill) = self.each_row(prefix, continuation, each).await?;
+        let (prefix, continuation) = (prefix.to_vec(), continuation.to_vec());
+        Ok(Reference { prefix, continuation, logits, totals, vocab, kv, prefill })
     }
 
     /// Runs the reference's prefix as this session's policy says, then its continuation, and compares every
@@ -146,9 +149,19 @@ impl Reference {
         &self.continuation
     }
 
+    /// The reference compared with itself: its own losses, and no divergence.
+    pub fn itself(&self) -> Comparison {
+        let tokens = (0..self.continuation.len()).map(|i| self.judge(i, self.row(i))).collect();
+        Comparison { tokens, kv: self.kv.clone(), prefill: self.prefill }
+    }
+
+    fn row(&self, i: usize) -> &[f32] {
+        &self.logits[i * self.vocab..][..self.vocab]
+    }
+
     /// Compares the logits that predict token `i`.
     pub(super) fn judge(&self, i: usize, found: &[f32]) -> Divergence {
-        let (wanted, total) = (&self.logits[i * self.vocab..][..self.vocab], self.totals[i]);
+        let (wanted, total) = (self.row(i), self.totals[i]);
         let found_total = log_sum_exp(found);
         let best = most_probable(found);
         let token = self.continuation[i] as usize;
@@ -187,16 +200,23 @@ mod tests {
         p.map(|p| p.ln() + constant).to_vec()
     }
 
+    /// A reference for one token.
+    fn reference(token: u32, logits: Vec<f32>) -> Reference {
+        Reference {
+            prefix: vec![0],
+            continuation: vec![token],
+            totals: vec![log_sum_exp(&logits)],
+            vocab: logits.len(),
+            logits,
+            kv: KvReport { bytes: 0, bytes_full_f16: 0, rows_per_layer: Vec::new() },
+            prefill: Duration::ZERO,
+        }
+    }
+
     #[test]
     fn divergences_are_those_of_the_formula() {
         let wanted = logits([0.5, 0.25, 0.25], 3.0);
-        let reference = Reference {
-            prefix: vec![0],
-            continuation: vec![1],
-            totals: vec![log_sum_exp(&wanted)],
-            logits: wanted.clone(),
-            vocab: 3,
-        };
+        let reference = reference(1, wanted.clone());
         let same = reference.judge(0, &wanted);
         assert_eq!((same.kl, same.agrees, same.hits), (0.0, true, false));
 
@@ -209,14 +229,7 @@ mod tests {
 
     #[test]
     fn excluded_tokens_add_nothing_and_damaged_logits_show() {
-        let wanted = vec![0.0, f32::NEG_INFINITY];
-        let reference = Reference {
-            prefix: vec![0],
-            continuation: vec![0],
-            totals: vec![log_sum_exp(&wanted)],
-            logits: wanted,
-            vocab: 2,
-        };
+        let reference = reference(0, vec![0.0, f32::NEG_INFINITY]);
         assert!((reference.judge(0, &[1.0, 1.0]).kl - 2f64.ln()).abs() < 1e-12);
         assert_eq!(reference.judge(0, &[1.0, f32::NEG_INFINITY]).kl, 0.0);
         assert_eq!(reference.judge(0, &[f32::NEG_INFINITY, 1.0]).kl, f64::INFINITY);
