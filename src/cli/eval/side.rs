@@ -105,8 +105,11 @@ fn cards<'a>(own: &[(&'a Row, &'a Quality)]) -> Vec<(&'a Row, &'a Quality)> {
     shares.iter().filter_map(nearest).collect()
 }
 
+/// What a plot shows of a configuration: a value, and where it may lie.
+type Value = dyn Fn(&Quality) -> Option<(f64, [f64; 2])>;
+
 fn plots(policies: &[&str], own: &[(&Row, &Quality)]) -> Vec<Plot> {
-    let series = |value: &dyn Fn(&Quality) -> Option<(f64, [f64; 2])>| {
+    let series = |value: &Value| {
         let mut all: Vec<(&str, Series)> = Vec::new();
         // The full f16 cache is the measure, not a point.
         for (row, quality) in own.iter().skip(1) {
