@@ -37,7 +37,7 @@ fn half_of_the_rows_carry_the_loss() {
         Arc::new(Joint::new(budget()).with_expected()),
     ];
     let run = |policy: &Arc<dyn Policy>| {
-        let kv = KvOptions { policy: policy.clone(), ..KvOptions::default() };
+        let kv = KvOptions { policy: policy.clone(), ..KvOptions::full() };
         let context = Some(PREFIX + CONTINUATION + 8);
         let mut session = Session::new(&model, &SessionOptions { kv, context }).expect("a session");
         let losses = block_on(session.losses(prefix, &rest[..CONTINUATION])).expect("losses");

@@ -64,7 +64,7 @@ fn rows_follow_the_profile_where_a_policy_asks_for_it() {
     let file = Tiny::new().file().with_sidecar("profile.json", json);
     let model = testbed::load(&testbed::gpu(), &file);
     let rows = |policy: Arc<dyn Policy>| {
-        let kv = KvOptions { policy, ..KvOptions::default() };
+        let kv = KvOptions { policy, ..KvOptions::full() };
         let options = SessionOptions { kv, context: Some(700) };
         let mut session = Session::new(&model, &options).unwrap();
         session.append(&prompt(1, 600)).unwrap();
@@ -135,12 +135,12 @@ fn three_prefills_measure_what_one_for_each_layer_would() {
     let window = (prompt(7, 530), prompt(8, 70));
     let session =
         |kv: KvOptions| Session::new(&model, &SessionOptions { kv, context: Some(600) }).expect("a session");
-    let reference = block_on(session(KvOptions::default()).reference(&window.0, &window.1)).unwrap();
+    let reference = block_on(session(KvOptions::full()).reference(&window.0, &window.1)).unwrap();
     let divergence = |layer: usize, rows: usize| {
         let mut counts = vec![265; LAYERS];
         counts[layer] = rows;
         let policy = Arc::new(Joint::new(Budget::PerLayer(counts)));
-        let mut session = session(KvOptions { policy, ..KvOptions::default() });
+        let mut session = session(KvOptions { policy, ..KvOptions::full() });
         // The prefill predicts the first token, before anything is dropped.
         let tokens = block_on(session.compare(&reference)).unwrap().tokens;
         tokens[1..].iter().map(|token| token.kl).sum::<f64>() / 69.0

@@ -157,7 +157,7 @@ fn evicted_rows_leave_memory() {
         Arc::new(Joint::new(Budget::Rows(60)).with_expected()),
     ];
     for policy in policies {
-        let kv = KvOptions { policy: policy.clone(), ..KvOptions::default() };
+        let kv = KvOptions { policy: policy.clone(), ..KvOptions::full() };
         let mut session = session(&SessionOptions { kv, context: Some(512) });
         assert_eq!(answer(&mut session, &prompt(16, 140), 1).len(), 1);
         let rows = session.kv().rows_per_layer;

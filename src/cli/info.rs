@@ -108,7 +108,7 @@ impl Report {
             chat_template: text.has_template(),
             layer_profile: config.profile.clone(),
             context,
-            weight_bytes: Plan::new(file, config, weights, &KvOptions::default(), context)?.weights,
+            weight_bytes: Plan::new(file, config, weights, &KvOptions::full(), context)?.weights,
             plans: plans(config, context)?,
         })
     }

@@ -78,12 +78,12 @@ impl Trial {
         };
         let compressed = |rows: usize| {
             let policy = Joint::new(Budget::PerLayer(vec![rows; model.config().layers]));
-            let mut session = session(KvOptions { policy: Arc::new(policy), ..KvOptions::default() })?;
+            let mut session = session(KvOptions { policy: Arc::new(policy), ..KvOptions::full() })?;
             session.run_prefix(prefix, continuation)?;
             session.rec.submit();
             Ok::<_, Error>(session)
         };
-        let reference = session(KvOptions::default())?.reference(prefix, continuation).await?;
+        let reference = session(KvOptions::full())?.reference(prefix, continuation).await?;
         let rows = prefix.len() / DIVISOR;
         let (half, double) = (compressed(rows / 2)?.cache, compressed(rows * 2)?.cache);
         Ok(Self { reference, usual: compressed(rows)?, half, double })

@@ -30,13 +30,18 @@ impl KvOptions {
 }
 
 impl Default for KvOptions {
-    /// Every row, in f16.
+    /// What [`KvOptions::auto`] makes of a fifth of a full f16 cache's bytes.
     fn default() -> Self {
-        Self::new(policy::Full, Format::F16)
+        Self::within(0.2, false)
     }
 }
 
 impl KvOptions {
+    /// Every row, in f16.
+    pub fn full() -> Self {
+        Self::new(policy::Full, Format::F16)
+    }
+
     /// The same, with the budget shared by the layers as the model's profile says, where the policy asks for that.
     pub fn profiled(&self, profile: Option<&Profile>) -> Self {
         let weighted = profile.and_then(|profile| self.policy.weighted(profile.weights()));

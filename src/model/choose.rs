@@ -28,14 +28,22 @@ impl Model {
     ) -> Result<bool> {
         let rows = block.rows();
         let Some(scoring) = block.plan.scoring.as_ref().filter(|_| rows.drops()) else { return Ok(false) };
-        self.rank(rec, s, block, scoring, prefix)?;
         let (columns, protected) = (rows.enter - rows.protected, rows.protected);
-        let sets = if block.per_head { self.config.heads.kv } else { 1 };
-        let mut pick = |ranks, protected, list: usize| {
-            select(rec, &s.scores, sets, columns, ranks, protected, &s.index[list])
-        };
         let listed = rows.retain < rows.enter || gains.tail > 0;
+        let goes_on = rows.propagate < rows.enter;
+        // A hidden row goes on for all heads or for none, whether or not they rank rows together.
+        if goes_on {
+            self.rank(rec, s, block, scoring, prefix, false)?;
+            select(rec, &s.scores, 1, columns, 0..rows.propagate - protected, protected, &s.index[ON])?;
+        }
         if listed {
+            if block.per_head || !goes_on {
+                self.rank(rec, s, block, scoring, prefix, block.per_head)?;
+            }
+            let sets = if block.per_head { self.config.heads.kv } else { 1 };
+            let mut pick = |ranks, protected, list: usize| {
+                select(rec, &s.scores, sets, columns, ranks, protected, &s.index[list])
+            };
             // The first tokens score highest, so that they hold the first ranks.
             let best = gains.sinks + gains.main - protected;
             pick(gains.sinks..best, protected, MAIN)?;
@@ -43,13 +51,10 @@ impl Model {
                 pick(best..best + gains.tail, 0, TAIL)?;
             }
         }
-        if rows.propagate < rows.enter {
-            pick(0..rows.propagate - protected, protected, ON)?;
-        }
         Ok(listed)
     }
 
-    /// Scores every row that is not protected, by what the scoring's terms give it.
+    /// Scores every row that is not protected, by what the scoring's terms give it, for all heads or for each.
     fn rank(
         &self,
         rec: &mut Recorder,
@@ -57,18 +62,14 @@ impl Model {
         block: &Block,
         scoring: &Scoring,
         prefix: usize,
+        per_head: bool,
     ) -> Result<()> {
         if scoring.terms.is_empty() {
             return fill(rec, &s.scores, Fill::Constant(0));
         }
         let (heads, rows, scale) = (self.config.heads, block.rows(), self.attention_scale());
         let columns = rows.enter - rows.protected;
-        let shape = ScoreShape {
-            query_heads: heads.query,
-            kv_heads: heads.kv,
-            dim: heads.dim,
-            per_head: block.per_head,
-        };
+        let shape = ScoreShape { query_heads: heads.query, kv_heads: heads.kv, dim: heads.dim, per_head };
         let forced = block.sinks();
         for (i, term) in scoring.terms.iter().enumerate() {
             match term.scorer {

@@ -57,7 +57,7 @@ impl Config {
 
     /// The full f16 cache.
     pub fn full() -> Self {
-        Self { share: None, kv: KvOptions::default() }
+        Self { share: None, kv: KvOptions::full() }
     }
 
     pub fn policy(&self) -> &'static str {

@@ -23,6 +23,9 @@ const THREE: usize = 13;
 /// centre of its keys, in f32.
 const BESIDE: usize = SINKS * (EIGHT - FOUR) + SIXTEEN;
 
+/// The share of a prompt's rows that the saver lets run through the last third of the layers.
+const SAVED: f32 = 0.6;
+
 /// Blocks of at most this many rows keep them all: dropping would save little and cost much.
 const SHORT: usize = 256;
 
@@ -33,6 +36,8 @@ struct Auto {
     share: f32,
     /// How the layers share them; absent, equally.
     weights: Option<Vec<f32>>,
+    /// Deep layers run on fewer rows.
+    saver: bool,
 }
 
 impl Auto {
@@ -62,11 +67,15 @@ impl Policy for Auto {
         let weights = self.weights.as_deref().unwrap_or(&even);
         let mean = f64::from(self.share) * (rows * SIXTEEN) as f64 - BESIDE as f64;
         let bytes = proportional(mean, weights, (WINDOW + SINKS) * FOUR, rows * FOUR);
-        let layer = |bytes| {
-            let (main, tail) = Self::split(bytes, rows);
-            LayerRows { retain: main + tail, protected: WINDOW, tail, ..LayerRows::dense(rows) }
+        let (turn, saved) = (layers * 2 / 3, (rows as f32 * SAVED).ceil() as usize);
+        let layer = |(l, bytes)| {
+            let (before, after) = (self.saver && l > turn, self.saver && l >= turn);
+            let enter = if before { saved } else { rows };
+            let (main, tail) = Self::split(bytes, enter);
+            let propagate = if after { saved } else { rows };
+            LayerRows { enter, retain: main + tail, propagate, protected: WINDOW, tail }
         };
-        let layers = bytes.into_iter().map(layer).collect();
+        let layers = bytes.into_iter().enumerate().map(layer).collect();
         Ok(BlockPlan { layers, scoring: Some(Joint::scoring(rows, false)) })
     }
 
@@ -88,15 +97,21 @@ impl KvOptions {
         if !(share > 0.0 && share <= 1.0) {
             return Err(Error::Invalid(format!("a share of {share} is not above 0 and at most 1; try 0.2")));
         }
+        Ok(Self::within(share, false))
+    }
+
+    /// The same for a share that makes sense; with `saver`, the last third of the layers runs on three fifths of a
+    /// prompt's rows, which are chosen where it begins.
+    pub(crate) fn within(share: f32, saver: bool) -> Self {
         let least = |quarters: usize| quarters as f32 / SIXTEEN as f32;
         let (policy, bits): (Arc<dyn Policy>, _) = match share {
             s if s >= 1.0 => (Arc::new(Full), KvBits::Sixteen),
             s if s >= least(EIGHT) => (Arc::new(Full), KvBits::Eight),
             s if s >= least(FOUR) * 1.01 => (Arc::new(Full), KvBits::Four),
-            share => (Arc::new(Auto { share, weights: None }), KvBits::Four),
+            share => (Arc::new(Auto { share, weights: None, saver }), KvBits::Four),
         };
         let tail = policy.per_head().then_some(Format::both(KvBits::Three));
-        Ok(Self { policy, format: Format::both(bits), tail })
+        Self { policy, format: Format::both(bits), tail }
     }
 }
 

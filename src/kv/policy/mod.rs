@@ -17,6 +17,7 @@
 
 mod auto;
 mod choice;
+mod demote;
 mod expected;
 mod h2o;
 mod joint;
@@ -39,6 +40,7 @@ pub use crate::kernels::combine::Combine;
 pub use crate::kernels::pool::Pooling;
 pub use crate::kernels::score::{Measure, Ramp};
 pub use choice::{Choice, Name};
+pub use demote::Demote;
 pub use expected::Expected;
 pub use h2o::H2o;
 pub use joint::Joint;
