@@ -7,6 +7,8 @@
 //! generate.rs   pieces → tokens, as an async stream
 //! frame.rs      pieces → tokens, within a time budget per frame
 //! score.rs      logits, and the loss of a continuation
+//! share.rs      forks, and beginnings that conversations have in common
+//! snapshot.rs   conversations in files
 //! ```
 
 mod frame;
@@ -14,6 +16,8 @@ mod generate;
 mod load;
 mod score;
 mod session;
+mod share;
+mod snapshot;
 mod work;
 
 pub use crate::kernels::sample::Sampling;

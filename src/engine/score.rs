@@ -82,7 +82,7 @@ impl Session {
         }
         let layers = config.layers;
         let gains = vec![TierRows { main: targets.len(), ..TierRows::default() }; layers];
-        self.cache.reserve(&mut self.rec, &gains)?;
+        self.cache.reserve(&mut self.rec, &gains);
         let (mut block, count) = self.next_block(true)?;
         let s = self.prefill.as_ref().ok_or_else(not_reserved)?;
         while !block.is_done() {
