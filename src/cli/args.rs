@@ -87,13 +87,23 @@ impl LoadArgs {
 
     /// A session of `--context` tokens, or of `context` without the flag, within `--memory`.
     pub fn session(&self, model: &Arc<Model>, kv: &KvOptions, context: usize) -> Result<Session> {
+        Session::new(model, &self.session_options(model, kv, context)?)
+    }
+
+    /// What such a session is set up with.
+    pub fn session_options(
+        &self,
+        model: &Arc<Model>,
+        kv: &KvOptions,
+        context: usize,
+    ) -> Result<SessionOptions> {
         let context = self.context.unwrap_or(context);
         if let Some(memory) = self.memory {
             let rest = memory.saturating_sub(model.gpu().bytes().weights);
             let plan = Plan::session(model.config(), kv, context)?;
             plan.check(&Limits::of(model.gpu(), Some(rest)))?;
         }
-        Session::new(model, &SessionOptions { kv: kv.clone(), context: Some(context) })
+        Ok(SessionOptions { kv: kv.clone(), context: Some(context) })
     }
 }
 

@@ -1,10 +1,11 @@
 //! `benben chat`: a conversation over stdin and stdout, with one cache for all its turns.
 //!
 //! A turn renders the whole conversation through the chat template. Where its tokens begin with those that the
-//! session has seen, the answer's own included, only the rest is run; else the cache starts anew.
+//! session has seen, the answer's own included, only the rest is run; else the cache starts anew, with the rows of
+//! what every conversation of this chat begins with. A file holds the cache beside the messages.
 
 use std::io::{self, BufRead, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
@@ -19,6 +20,9 @@ use super::{Failure, Outcome};
 /// Tokens of a conversation unless `--context` says otherwise; what a model was trained for may not fit.
 const CONTEXT: usize = 4096;
 
+/// Bytes of rows that are kept for conversations after a reset.
+const KEPT: u64 = 256 << 20;
+
 #[derive(Debug, clap::Args)]
 pub struct ChatArgs {
     /// A GGUF file, or a directory with safetensors
@@ -26,6 +30,12 @@ pub struct ChatArgs {
     /// Say this to the model before the conversation
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
+    /// Go on with a conversation that was saved, under the same --kv flags
+    #[arg(long, value_name = "FILE", conflicts_with = "system")]
+    resume: Option<PathBuf>,
+    /// Save the conversation when it ends
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
     #[command(flatten)]
     answer: AnswerArgs,
     #[command(flatten)]
@@ -36,36 +46,68 @@ pub struct ChatArgs {
 
 pub async fn run(args: &ChatArgs) -> Outcome {
     let kv = args.kv.options()?;
+    args.save.as_deref().map_or(Ok(()), has_folder)?;
     let model = args.load.load(&args.model, &kv).await?;
     if !model.text().has_template() {
         let message = "the model has no chat template, so it cannot chat; use `benben run --raw`";
         return Err(Error::Invalid(message.to_owned()).into());
     }
-    let mut session = args.load.session(&model, &kv, CONTEXT.min(model.config().context))?;
+    let context = CONTEXT.min(model.config().context);
+    let mut session = args.load.session(&model, &kv, context)?;
     session.warm_up().await?;
+    let mut messages: Vec<Message> = args.system.iter().map(Message::system).collect();
+    if let Some(path) = &args.resume {
+        let options = args.load.session_options(&model, &kv, context)?;
+        let (saved, note) = Session::restore(&model, &options, path).await?;
+        session = saved;
+        messages = serde_json::from_str(&note)
+            .map_err(|e| Error::Invalid(format!("{} was not saved by a chat: {e}", path.display())))?;
+    }
+    model.keep_prefixes(KEPT);
     let interrupt = Arc::new(Interrupt::default());
     let pressed = interrupt.clone();
     if let Err(error) = ctrlc::set_handler(move || pressed.press()) {
         note(&format!("Ctrl-C will end the program: {error}"));
     }
-    let system = args.system.iter().map(Message::system).collect();
+    let first = messages.iter().take_while(|message| message.role == "system").count();
+    let (messages, system) = (messages.split_off(first), messages);
     let options = args.answer.options();
-    let mut chat = Chat { session, messages: Vec::new(), system, options, interrupt };
+    let mut chat = Chat { session, messages, system, options, interrupt };
     while let Some(line) = read_line()? {
         match line.trim() {
             "" => {}
             "/quit" => break,
             "/reset" => chat.messages.clear(),
             "/stats" => note(&summary(&chat.session)),
-            word if word.starts_with('/') && !word.contains(char::is_whitespace) => {
-                note(
-                    "commands: /reset forgets the conversation, /stats shows speed and memory, /quit leaves",
-                );
-            }
-            text => chat.turn(text).await?,
+            text => match text.split_once(char::is_whitespace) {
+                Some(("/save", path)) => {
+                    if let Err(error) = chat.save(Path::new(path.trim())).await {
+                        note(&format!("benben: {error}"));
+                    }
+                }
+                None if text.starts_with('/') => note(
+                    "commands: /reset forgets the conversation, /save FILE keeps it for --resume, /stats shows speed \
+                     and memory, /quit leaves",
+                ),
+                _ => chat.turn(text).await?,
+            },
         }
     }
-    Ok(())
+    match &args.save {
+        Some(path) => Ok(chat.save(path).await?),
+        None => Ok(()),
+    }
+}
+
+/// Fails before a conversation begins that could not be saved.
+fn has_folder(path: &Path) -> Result<()> {
+    match path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
+        Some(folder) => {
+            let (path, folder) = (path.display(), folder.display());
+            Err(Error::Invalid(format!("cannot write {path}: there is no folder {folder}; create it first")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The next line of stdin, or nothing at its end.
@@ -130,9 +172,26 @@ impl Chat {
             Some(new) if !new.is_empty() => self.session.append(new),
             _ => {
                 self.session.clear();
-                self.session.append(&prompt)
+                let (common, rest) = prompt.split_at(self.common(&prompt));
+                self.session.append_common(common)?;
+                self.session.append(rest)
             }
         }
+    }
+
+    /// How much of a prompt every conversation with this system prompt begins with.
+    fn common(&self, prompt: &[u32]) -> usize {
+        let other = [&self.system[..], &[Message::user("")]].concat();
+        // A template that refuses an empty message has nothing to lose but time.
+        let other = self.session.model().text().prompt(&other).unwrap_or_default();
+        let common = prompt.iter().zip(&other).take_while(|(a, b)| a == b).count();
+        common.min(prompt.len().saturating_sub(1))
+    }
+
+    async fn save(&mut self, path: &Path) -> Result<()> {
+        let messages = [&self.system[..], &self.messages].concat();
+        let note = serde_json::to_string(&messages).map_err(|e| Error::Invalid(e.to_string()))?;
+        self.session.save(path, &note).await
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::compare::Reference;
 use super::session::{Session, SessionOptions};
 use crate::kv::policy::{Budget, Joint};
-use crate::kv::{Cache, KvOptions, Profile};
+use crate::kv::{KvOptions, Profile};
 use crate::model::Model;
 use crate::{Error, Result};
 
@@ -66,8 +66,8 @@ impl Profile {
 struct Trial {
     reference: Reference,
     usual: Session,
-    half: Cache,
-    double: Cache,
+    half: Session,
+    double: Session,
 }
 
 impl Trial {
@@ -85,7 +85,7 @@ impl Trial {
         };
         let reference = session(KvOptions::full())?.reference(prefix, continuation).await?;
         let rows = prefix.len() / DIVISOR;
-        let (half, double) = (compressed(rows / 2)?.cache, compressed(rows * 2)?.cache);
+        let (half, double) = (compressed(rows / 2)?, compressed(rows * 2)?);
         Ok(Self { reference, usual: compressed(rows)?, half, double })
     }
 
@@ -93,9 +93,9 @@ impl Trial {
     async fn gain(&mut self, layer: usize, mut step: impl FnMut()) -> Result<f64> {
         let mut gain = 0.0;
         for (other, sign) in [(&mut self.half, 1.0), (&mut self.double, -1.0)] {
-            self.usual.cache.swap_layer(other, layer);
+            self.usual.cache.swap_layer(&mut other.cache, layer);
             gain += sign * self.usual.divergence(&self.reference).await?;
-            self.usual.cache.swap_layer(other, layer);
+            self.usual.cache.swap_layer(&mut other.cache, layer);
             step();
         }
         Ok(gain)

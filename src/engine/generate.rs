@@ -90,6 +90,7 @@ impl Session {
     /// [`crate::Error::Invalid`] when nothing was appended.
     pub fn generate(&mut self, options: &GenerateOptions) -> Result<Generation<'_>> {
         let left = options.max_tokens.min(self.context - self.tokens.len());
+        self.begin_with_kept(self.tokens.len().saturating_sub(1))?;
         let prompt_tokens = self.tokens.len() - self.cached;
         let course = self.begin(left)?;
         self.timing = Timing { prompt_tokens, ..Timing::default() };

@@ -9,6 +9,8 @@
 //! score.rs      logits, and the loss of a continuation
 //! compare.rs    a continuation's logits beside those of another cache
 //! calibrate.rs  the layer profile that follows from such comparisons
+//! share.rs      forks, and beginnings that conversations have in common
+//! snapshot.rs   conversations in files
 //! ```
 
 mod calibrate;
@@ -18,6 +20,8 @@ mod generate;
 mod load;
 mod score;
 mod session;
+mod share;
+mod snapshot;
 mod work;
 
 pub use crate::kernels::sample::Sampling;

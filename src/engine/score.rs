@@ -93,7 +93,7 @@ impl Session {
             self.prefill = Some(PrefillScratch::new(gpu, config, tokens.len(), most));
         }
         let layers = config.layers;
-        self.cache.reserve(&mut self.rec, &vec![TierRows::in_main(tokens.len()); layers])?;
+        self.cache.reserve(&mut self.rec, &vec![TierRows::in_main(tokens.len()); layers]);
         let (mut block, count) = self.next_block(true)?;
         let s = self.prefill.as_ref().ok_or_else(not_reserved)?;
         while !block.is_done() {

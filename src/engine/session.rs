@@ -122,8 +122,11 @@ impl Session {
         }
     }
 
-    /// Forgets the whole conversation; the memory stays.
+    /// Forgets the whole conversation. The memory stays, unless the model keeps the rows for sessions to come.
     pub fn clear(&mut self) {
+        if self.leave_rows() {
+            self.cache.leave();
+        }
         self.rec.forget();
         self.tokens.clear();
         self.cache.clear();
@@ -175,7 +178,7 @@ impl Session {
     /// Makes room for `pending` prompt tokens, of which each layer gains `gains`, and for `answer` more.
     pub(super) fn reserve(&mut self, pending: usize, gains: Vec<TierRows>, answer: usize) -> Result<()> {
         let more = growth(self.kv.policy.thinning(), &self.cache.main_rows(), gains, answer);
-        let mut replaced = self.cache.reserve(&mut self.rec, &more)?;
+        let mut replaced = self.cache.reserve(&mut self.rec, &more);
         let config = self.model.config();
         let (block, before) = if self.kv.policy.one_shot() {
             (pending, self.cache.most_rows())

@@ -157,7 +157,7 @@ impl Session {
         self.model.decode_layer(&mut self.rec, d, &mut self.cache, layer, step)?;
         // The first layer's row count decides for all of them, as it stood when the step began.
         let first_rows = course.checkpoint[0].main + 1;
-        let rows = self.cache.main(layer).live;
+        let rows = self.cache.shared_main(layer) + self.cache.main(layer).live;
         if let Some(due) = self.thinning.as_mut().and_then(|t| t.due(layer, rows, first_rows)) {
             self.model.thin_layer(&mut self.rec, d, &mut self.cache, layer, due)?;
         }

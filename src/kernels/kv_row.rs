@@ -103,6 +103,11 @@ impl Basis {
         let len = if k_rotated { heads.kv_width() } else { 0 };
         Self { k_rotated, v_rotated, centre: gpu.tensor(Class::Kv, "centre of the keys", len) }
     }
+
+    /// The same coordinates with a centre of their own, not yet set.
+    pub fn renewed(&self, gpu: &Gpu) -> Self {
+        Self { centre: gpu.tensor(Class::Kv, "centre of the keys", self.centre.len()), ..*self }
+    }
 }
 
 /// One layer's rows of one format: packed rows in slots, and the book that says which slots live and in what order.
@@ -156,11 +161,27 @@ impl KvRows {
                 heads.kv
             )));
         }
+        Ok(Self::allocate(gpu, heads, format, basis, capacity, sets))
+    }
+
+    /// An empty cache like this one, in a basis of the same formats.
+    pub fn another(&self, gpu: &Gpu, basis: &Basis, capacity: usize) -> Self {
+        Self::allocate(gpu, self.heads, self.format, basis, capacity, self.sets)
+    }
+
+    fn allocate(
+        gpu: &Gpu,
+        heads: Heads,
+        format: Format,
+        basis: &Basis,
+        capacity: usize,
+        sets: usize,
+    ) -> Self {
         let capacity = capacity.max(1);
         let tensor = |label, per_row: usize| gpu.tensor(Class::Kv, label, capacity * heads.kv * per_row);
         let slots = (0..capacity as u32).chain(std::iter::repeat_n(0, 3 * capacity));
         let tables: Vec<u32> = (0..sets).flat_map(|_| slots.clone()).collect();
-        Ok(Self {
+        Self {
             format,
             basis: basis.clone(),
             k_words: tensor("k words", format.k.words_per_row(heads.dim)),
@@ -170,7 +191,7 @@ impl KvRows {
             capacity,
             sets,
             heads,
-        })
+        }
     }
 
     /// The tensors whose contents belong to slots, each with its words for one slot.

@@ -21,6 +21,7 @@ pub mod fill;
 pub mod gather;
 mod grid;
 pub mod kv_code;
+pub mod kv_copy;
 pub mod kv_read;
 pub mod kv_row;
 mod kv_sample;
@@ -49,7 +50,7 @@ use crate::gpu::ShaderKey;
 
 /// One variant at least of every way in which a shader can be assembled, for validation without a device.
 pub fn variants() -> Vec<ShaderKey> {
-    let kernels: [fn() -> Vec<ShaderKey>; 28] = [
+    let kernels: [fn() -> Vec<ShaderKey>; 29] = [
         accumulate::variants,
         attention_decode_groups::variants,
         attention_decode_lanes::variants,
@@ -63,6 +64,7 @@ pub fn variants() -> Vec<ShaderKey> {
         expected_score::variants,
         fill::variants,
         gather::variants,
+        kv_copy::variants,
         kv_read::variants,
         kv_write::variants,
         matmul::variants,

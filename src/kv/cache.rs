@@ -1,140 +1,71 @@
 //! The rows of one sequence: in each layer a few tiers, each a pool of slots in one format and a row table.
 //!
-//! ```text
-//!   sinks   the first tokens, in 8 bits where the other rows have fewer: attention rests on them
-//!   tail    rows of middling score, in fewer bits than the main ones
-//!   main    all others; new rows go here
-//! ```
-//!
 //! A tier's table is a permutation of its slots. Its first `live` entries are the live rows in order of position,
 //! the others are free: a new row takes the entry after the last live one, and dropping rows moves their slots
 //! behind the live ones. So the host needs to know only how many rows live, never which.
+//!
+//! Before its own tiers a layer may have shared ones, which other sequences read too and nobody writes; `share.rs`
+//! says how they come about.
 
 use super::KvOptions;
 use super::policy::SINKS;
+use super::tier::{Role, Tier, TierRows, Tiers};
 use crate::Result;
 use crate::gpu::{Gpu, Recorder, Tensor};
-use crate::kernels::kv_code::KvBits;
 use crate::kernels::kv_row::{Basis, Format, Heads, KvRows};
 
 /// Rows that a pool grows by at least; small enough that a pyramid's tip stays small.
-const GRAIN: usize = 16;
-
-/// What a tier is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// The first tokens.
-    Sinks,
-    /// Rows in fewer bits.
-    Tail,
-    /// All others.
-    Main,
-}
-
-impl Role {
-    /// In the order that rows are read in.
-    pub const ALL: [Self; 3] = [Self::Sinks, Self::Tail, Self::Main];
-}
-
-/// A number of rows for each tier of a layer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct TierRows {
-    /// First tokens.
-    pub sinks: usize,
-    /// Rows in fewer bits.
-    pub tail: usize,
-    /// All others.
-    pub main: usize,
-}
-
-impl TierRows {
-    /// Rows of the main tier alone.
-    pub fn in_main(main: usize) -> Self {
-        Self { main, ..Self::default() }
-    }
-
-    /// All of them.
-    pub fn total(self) -> usize {
-        self.sinks + self.tail + self.main
-    }
-
-    /// Those of one tier.
-    pub fn of(self, role: Role) -> usize {
-        match role {
-            Role::Sinks => self.sinks,
-            Role::Tail => self.tail,
-            Role::Main => self.main,
-        }
-    }
-}
-
-/// The formats of a cache's tiers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tiers {
-    sinks: Option<Format>,
-    tail: Option<Format>,
-    main: Format,
-}
-
-impl Tiers {
-    /// The tiers that options ask for.
-    pub fn new(options: &KvOptions) -> Self {
-        let main = options.format;
-        let coarse = |bits: KvBits| bits.bits() < 8;
-        let sinks = (coarse(main.k) || coarse(main.v)).then_some(Format::both(KvBits::Eight));
-        Self { sinks, tail: options.tail, main }
-    }
-
-    /// The format of a tier; absent, there is no such tier.
-    pub fn format(&self, role: Role) -> Option<Format> {
-        match role {
-            Role::Sinks => self.sinks,
-            Role::Tail => self.tail,
-            Role::Main => Some(self.main),
-        }
-    }
-
-    /// Where `retain` rows of a block go, of which the first `sinks` open the sequence and `tail` rank lowest.
-    pub fn split(&self, retain: usize, sinks: usize, tail: usize) -> TierRows {
-        let sinks = if self.sinks.is_some() { sinks.min(SINKS).min(retain) } else { 0 };
-        let tail = if self.tail.is_some() { tail.min(retain - sinks) } else { 0 };
-        TierRows { sinks, tail, main: retain - sinks - tail }
-    }
-
-    /// Bytes of so many rows, their steps included.
-    pub fn bytes(&self, rows: TierRows, heads: Heads) -> u64 {
-        let of =
-            |role| self.format(role).map_or(0, |format| rows.of(role) as u64 * format.bytes_per_token(heads));
-        Role::ALL.into_iter().map(of).sum()
-    }
-}
-
-/// Rows of one layer in one format.
-#[derive(Debug)]
-pub struct Tier {
-    /// What it is for.
-    pub role: Role,
-    /// The pool and its table.
-    pub rows: KvRows,
-    /// How many rows live.
-    pub live: usize,
-}
+pub(super) const GRAIN: usize = 16;
 
 #[derive(Debug)]
-struct Layer {
-    basis: Basis,
-    /// In order of their roles; the last one is the main one.
-    tiers: Vec<Tier>,
+pub(super) struct Layer {
+    pub basis: Basis,
+    /// Shared ones, then the sequence's own in order of their roles; the last one is the main one.
+    pub tiers: Vec<Tier>,
+    /// How many are shared.
+    pub shared: usize,
+}
+
+impl Layer {
+    /// Tiers that new rows go to.
+    fn own(&mut self) -> &mut [Tier] {
+        &mut self.tiers[self.shared..]
+    }
+
+    /// Empty tiers of the same kinds, with the smallest pools.
+    pub fn fresh(&self, gpu: &Gpu, basis: &Basis) -> Vec<Tier> {
+        let pool = |tier: &Tier| Tier {
+            role: tier.role,
+            rows: tier.rows.another(gpu, basis, least(tier.role)),
+            live: 0,
+        };
+        self.tiers[self.shared..].iter().map(pool).collect()
+    }
+
+    /// Live rows of a role in all tiers.
+    pub fn of(&self, role: Role) -> usize {
+        live(&self.tiers, role)
+    }
+}
+
+/// Rows of a new pool.
+pub(super) fn least(role: Role) -> usize {
+    if role == Role::Sinks { SINKS } else { GRAIN }
+}
+
+fn live(tiers: &[Tier], role: Role) -> usize {
+    tiers.iter().filter(|tier| tier.role == role).map(|tier| tier.live).sum()
 }
 
 /// The cache of one sequence.
 #[derive(Debug)]
 pub struct Cache {
-    gpu: Gpu,
+    pub(super) gpu: Gpu,
     heads: Heads,
     tiers: Tiers,
-    sets: usize,
-    layers: Vec<Layer>,
+    /// Generated rows may be dropped, the row before them too.
+    pub(super) thins: bool,
+    pub(super) layers: Vec<Layer>,
 }
 
 impl Cache {
@@ -149,31 +80,27 @@ impl Cache {
         let layer = |_| {
             let basis = Basis::new(gpu, heads, &formats);
             let tier = |role| {
-                let capacity = if role == Role::Sinks { SINKS } else { GRAIN };
-                let pool = |format| KvRows::new(gpu, heads, format, &basis, capacity, sets);
+                let pool = |format| KvRows::new(gpu, heads, format, &basis, least(role), sets);
                 tiers.format(role).map(|format| Ok(Tier { role, rows: pool(format)?, live: 0 }))
             };
             let tiers = Role::ALL.into_iter().filter_map(tier).collect::<Result<_>>()?;
-            Ok(Layer { basis, tiers })
+            Ok(Layer { basis, tiers, shared: 0 })
         };
         let layers = (0..layers).map(layer).collect::<Result<_>>()?;
-        Ok(Self { gpu: gpu.clone(), heads, tiers, sets, layers })
+        let thins = options.policy.thinning().is_some();
+        Ok(Self { gpu: gpu.clone(), heads, tiers, thins, layers })
     }
 
     /// Makes room for `more` rows beyond the live ones, layer by layer, and records the move of the live ones
     /// into larger pools where that takes any. True when it did.
-    ///
-    /// # Errors
-    /// As [`Cache::new`].
-    pub fn reserve(&mut self, rec: &mut Recorder, more: &[TierRows]) -> Result<bool> {
+    pub fn reserve(&mut self, rec: &mut Recorder, more: &[TierRows]) -> bool {
         let mut grown = false;
         for (layer, more) in self.layers.iter_mut().zip(more) {
-            for tier in &mut layer.tiers {
+            let basis = layer.basis.clone();
+            for tier in layer.own() {
                 let need = tier.live + more.of(tier.role);
                 if need > tier.rows.capacity {
-                    let (format, capacity) = (tier.rows.format, need.next_multiple_of(GRAIN));
-                    let larger =
-                        KvRows::new(&self.gpu, self.heads, format, &layer.basis, capacity, self.sets)?;
+                    let larger = tier.rows.another(&self.gpu, &basis, need.next_multiple_of(GRAIN));
                     if tier.live > 0 {
                         move_rows(rec, &tier.rows, &larger);
                     }
@@ -182,7 +109,7 @@ impl Cache {
                 }
             }
         }
-        Ok(grown)
+        grown
     }
 
     /// The formats of its tiers.
@@ -190,12 +117,18 @@ impl Cache {
         &self.tiers
     }
 
-    /// One layer's tiers, in the order of their roles.
+    /// All tiers of a layer, in the order that rows are read in.
     pub fn layer(&self, layer: usize) -> &[Tier] {
         &self.layers[layer].tiers
     }
 
-    /// The tier of a layer that new rows go to.
+    /// The tiers of a layer that new rows go to, in the order of their roles.
+    pub fn own(&self, layer: usize) -> &[Tier] {
+        let Layer { tiers, shared, .. } = &self.layers[layer];
+        &tiers[*shared..]
+    }
+
+    /// The tier of a layer that generated rows go to.
     pub fn main(&self, layer: usize) -> &Tier {
         let tiers = &self.layers[layer].tiers;
         &tiers[tiers.len() - 1]
@@ -221,9 +154,15 @@ impl Cache {
         (0..self.depth()).map(|l| self.rows(l)).collect()
     }
 
-    /// Live rows of each layer's main tier.
+    /// Rows of a layer's main tiers that are shared: those before its own main tier's.
+    pub fn shared_main(&self, layer: usize) -> usize {
+        let Layer { tiers, shared, .. } = &self.layers[layer];
+        live(&tiers[..*shared], Role::Main)
+    }
+
+    /// Live rows of each layer's main tiers.
     pub fn main_rows(&self) -> Vec<usize> {
-        (0..self.depth()).map(|l| self.main(l).live).collect()
+        self.layers.iter().map(|layer| layer.of(Role::Main)).collect()
     }
 
     /// Live rows of the fullest layer.
@@ -231,15 +170,12 @@ impl Cache {
         (0..self.depth()).map(|l| self.rows(l)).max().unwrap_or(0)
     }
 
-    /// Live rows of each tier of each layer, to come back to with [`Cache::restore`].
+    /// Live rows of each role in each layer, to come back to with [`Cache::restore`].
     pub fn checkpoint(&self) -> Vec<TierRows> {
-        let of = |layer: &Layer, role| {
-            layer.tiers.iter().find(|tier| tier.role == role).map_or(0, |tier| tier.live)
-        };
         let all = |layer: &Layer| TierRows {
-            sinks: of(layer, Role::Sinks),
-            tail: of(layer, Role::Tail),
-            main: of(layer, Role::Main),
+            sinks: layer.of(Role::Sinks),
+            tail: layer.of(Role::Tail),
+            main: layer.of(Role::Main),
         };
         self.layers.iter().map(all).collect()
     }
@@ -247,13 +183,16 @@ impl Cache {
     /// Forgets the rows that every layer gained since a checkpoint.
     pub fn restore(&mut self, checkpoint: &[TierRows]) {
         for (layer, rows) in self.layers.iter_mut().zip(checkpoint) {
-            layer.tiers.iter_mut().for_each(|tier| tier.live = rows.of(tier.role));
+            let (shared, own) = layer.tiers.split_at_mut(layer.shared);
+            own.iter_mut().for_each(|tier| {
+                tier.live = rows.of(tier.role).saturating_sub(live(shared, tier.role));
+            });
         }
     }
 
     /// Says that a layer gained rows.
     pub fn add(&mut self, layer: usize, rows: TierRows) {
-        for tier in &mut self.layers[layer].tiers {
+        for tier in self.layers[layer].own() {
             tier.live += rows.of(tier.role);
             debug_assert!(tier.live <= tier.rows.capacity, "layer {layer}: {:?} exceeds its pool", tier.role);
         }
@@ -274,11 +213,6 @@ impl Cache {
     /// Exchanges a layer's rows for those that another cache of the same shape has of it.
     pub fn swap_layer(&mut self, other: &mut Self, layer: usize) {
         std::mem::swap(&mut self.layers[layer], &mut other.layers[layer]);
-    }
-
-    /// Forgets every row; the pools stay.
-    pub fn clear(&mut self) {
-        self.layers.iter_mut().flat_map(|layer| &mut layer.tiers).for_each(|tier| tier.live = 0);
     }
 
     /// Bytes of the live rows, their steps and what they are relative to included.

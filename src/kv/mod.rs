@@ -1,15 +1,32 @@
 //! The KV cache: which rows live, where, and in what format.
+//!
+//! ```text
+//! policy/       how many rows live
+//! tier.rs       formats of a layer's rows, and how many rows get which
+//! cache.rs      the rows of a sequence
+//! share.rs      rows that several sequences read
+//! prefixes.rs   rows that later sequences may begin with
+//! packed.rs     rows on the host
+//! ```
 
 mod cache;
+mod packed;
 pub mod policy;
+mod prefixes;
 mod profile;
+mod share;
+mod tier;
 
 use std::sync::Arc;
 
 pub use crate::kernels::kv_row::Format;
-pub use cache::{Cache, Role, Tier, TierRows, Tiers};
+pub use cache::Cache;
+pub use packed::{PackedLayer, PackedTier};
 use policy::Policy;
+pub use prefixes::Prefixes;
 pub use profile::Profile;
+pub use share::{MOST_TIERS, SharedRows};
+pub use tier::{Role, Tier, TierRows, Tiers};
 
 /// What a session does with its KV rows.
 #[derive(Debug, Clone)]

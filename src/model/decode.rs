@@ -12,7 +12,7 @@ use crate::kernels::matvec::matvec;
 use crate::kernels::rope_write::rope_write;
 use crate::kernels::thin::thin;
 use crate::kv::policy::ThinStep;
-use crate::kv::{Cache, Role, Tier, TierRows};
+use crate::kv::{Cache, Tier, TierRows};
 
 /// Rows for which one more part of a head's attention pays.
 const PART_ROWS: usize = 4;
@@ -33,7 +33,7 @@ pub struct DecodeWindow {
     pub prompt: usize,
     /// Rows in a block that is thinned together.
     pub block: usize,
-    /// Table index of the first row that may ever be thinned.
+    /// The first row of the main tiers that may ever be thinned.
     pub first: usize,
 }
 
@@ -70,6 +70,7 @@ impl Model {
             let window =
                 Window { prompt: prompt as u32, block: block as u32, position: step.position as u32 };
             let (sums, stride) = (&pool.book, pool.capacity);
+            let first = first.saturating_sub(cache.shared_main(l));
             accumulate(rec, &d.weights, stride, &d.lse, heads.query, sums, stride, first, live, window)?;
         }
         matvec(rec, &layer.output, d.attended.bind(), None, Epilogue::Add, &d.hidden)?;
@@ -90,16 +91,16 @@ impl Model {
         stores: bool,
     ) -> Result<()> {
         let splits = self.gpu.tuning().attention_splits as usize;
-        let live = |tier: &Tier| tier.live + usize::from(tier.role == Role::Main);
-        let parts = |tier: &Tier| live(tier).div_ceil(PART_ROWS).min(splits);
-        let tiers = cache.layer(l).iter().filter(|tier| live(tier) > 0);
-        let total = tiers.clone().map(parts).sum();
+        let tiers = cache.layer(l);
+        let last = tiers.len() - 1;
+        let live = |i: usize| tiers[i].live + usize::from(i == last);
+        let parts = |i: usize| live(i).div_ceil(PART_ROWS).min(splits);
+        let total = (0..=last).map(parts).sum();
         let mut first = 0;
-        for tier in tiers {
-            let own = Parts { first, splits: parts(tier), total };
-            let stores = stores && tier.role == Role::Main;
-            let scale = self.attention_scale();
-            attention_decode(rec, &d.q, &tier.rows, live(tier), scale, &d.partial, own, &d.weights, stores)?;
+        for (i, Tier { rows, .. }) in tiers.iter().enumerate().filter(|&(i, _)| live(i) > 0) {
+            let own = Parts { first, splits: parts(i), total };
+            let (stores, scale) = (stores && i == last, self.attention_scale());
+            attention_decode(rec, &d.q, rows, live(i), scale, &d.partial, own, &d.weights, stores)?;
             first += own.splits;
         }
         let rotated = cache.basis(l).v_rotated;
@@ -117,6 +118,7 @@ impl Model {
     ) -> Result<()> {
         let ThinStep { start, block, keep, slope } = step;
         let Tier { rows, live, .. } = cache.main(l);
+        let start = start.saturating_sub(cache.shared_main(l));
         thin(rec, &rows.book, rows.capacity, &d.table, start, block, keep, *live, slope)?;
         cache.drop_rows(l, block - keep);
         Ok(())

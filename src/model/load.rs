@@ -5,6 +5,7 @@
 //! are ever unpacked on the host.
 
 use std::collections::HashSet;
+use std::sync::Mutex;
 
 use super::config::Config;
 use super::{Layer, Model};
@@ -89,7 +90,8 @@ pub(super) fn assemble(gpu: &Gpu, config: &Config, text: Text, source: &mut impl
     gpu.flush();
     gpu.check()?;
     let (gpu, config) = (gpu.clone(), config.clone());
-    Ok(Model { gpu, config, text, embedding, head, layers, output_norm, frequencies })
+    let prefixes = Mutex::default();
+    Ok(Model { gpu, config, text, embedding, head, layers, output_norm, frequencies, prefixes })
 }
 
 /// Uploads one model.

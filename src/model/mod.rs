@@ -8,12 +8,14 @@
 //! choose.rs            which of them the plan's counts let live
 //! expect.rs            what later queries may attend to
 //! decode.rs            one row through one layer
+//! fingerprint.rs       what tells a model from another
 //! ```
 
 mod choose;
 mod config;
 mod decode;
 mod expect;
+mod fingerprint;
 mod load;
 mod prefill;
 #[cfg(test)]
@@ -21,6 +23,8 @@ mod probes;
 mod rope;
 mod scratch;
 mod synthetic;
+
+use std::sync::Mutex;
 
 pub use config::Config;
 pub use decode::{DecodeStep, DecodeWindow};
@@ -37,6 +41,7 @@ pub(crate) use prefill::LOGIT_ROWS;
 use crate::gpu::{Gpu, Tensor};
 use crate::kernels::matrix::Matrix;
 use crate::kernels::rope_split::Rope;
+use crate::kv::Prefixes;
 use crate::text::Text;
 
 /// A model on the device, ready for any number of sessions.
@@ -50,6 +55,8 @@ pub struct Model {
     layers: Vec<Layer>,
     output_norm: Tensor<f32>,
     frequencies: Tensor<f32>,
+    /// Rows that sessions leave to later ones.
+    pub(crate) prefixes: Mutex<Prefixes>,
 }
 
 /// The weights of one layer.

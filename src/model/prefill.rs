@@ -133,7 +133,7 @@ impl Model {
             let first = if enter < CENTRED { enter } else { SINKS };
             centre(rec, &s.k, self.config.heads.kv_width(), first, enter, &basis.centre)?;
         }
-        for tier in cache.layer(l) {
+        for tier in cache.own(l) {
             let count = gains.of(tier.role);
             let rows = match tier.role {
                 Role::Sinks => Rows::From(0),

@@ -4,7 +4,7 @@ use super::Config;
 use crate::gpu::{Class, Gpu, Tensor, VIEW_ALIGNMENT};
 use crate::kernels::attention_decode::partial_len;
 use crate::kernels::moments::moments_len;
-use crate::kv::Role;
+use crate::kv::MOST_TIERS;
 
 /// Rows that the wide intermediate activations are computed for at a time; it bounds both memory and the time
 /// of one dispatch.
@@ -131,7 +131,7 @@ impl PrefillScratch {
 
 /// Parts of the attention of one token over all tiers, at most.
 fn most_parts(gpu: &Gpu) -> usize {
-    Role::ALL.len() * gpu.tuning().attention_splits as usize
+    MOST_TIERS * gpu.tuning().attention_splits as usize
 }
 
 /// Activations of one decode step.

@@ -36,6 +36,7 @@ pub use file::{FileKind, ModelFile, PROFILE};
 pub(crate) use group::{GROUP, Group};
 pub use metadata::{Metadata, Value};
 pub use rows::{PackedRows, natural_format, pack, unpack};
+pub(crate) use safetensors::header as safetensors_header;
 
 /// One tensor of a model file: its name, its type, its shape and where its bytes are.
 #[derive(Debug, Clone, PartialEq, Eq)]

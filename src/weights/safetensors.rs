@@ -12,12 +12,12 @@ use ::safetensors::tensor::{Dtype as FileDtype, Metadata};
 use super::{Dtype, Location, TensorInfo, names};
 use crate::{Error, Result};
 
-/// Reads the header in `bytes`, the whole file number `source` of the model; `file` is its name for
-/// messages. Names are GGUF's.
+/// Reads the header of `bytes`, a whole file of this name: what it describes, and where the data begins. Ranges are
+/// relative to that, and end where the file ends.
 ///
 /// # Errors
-/// [`Error::Format`] if the header contradicts itself or the file, or a tensor is not F32, F16 or BF16.
-pub(super) fn parse(file: &str, source: usize, bytes: &[u8]) -> Result<Vec<TensorInfo>> {
+/// [`Error::Format`] if the header contradicts itself or the file.
+pub(crate) fn header(file: &str, bytes: &[u8]) -> Result<(Metadata, usize)> {
     let fail = |reason| Err(Error::format(file, reason));
     let Some((header_len, rest)) = bytes.split_first_chunk() else {
         return fail(format!("it has {} bytes, too few for a safetensors header", bytes.len()));
@@ -35,6 +35,17 @@ pub(super) fn parse(file: &str, source: usize, bytes: &[u8]) -> Result<Vec<Tenso
         let (said, is) = (header.data_len(), bytes.len() - data);
         return fail(format!("its header describes {said} bytes of tensors, but {is} follow"));
     }
+    Ok((header, data))
+}
+
+/// Reads the header in `bytes`, the whole file number `source` of the model; `file` is its name for
+/// messages. Names are GGUF's.
+///
+/// # Errors
+/// [`Error::Format`] if the header contradicts itself or the file, or a tensor is not F32, F16 or BF16.
+pub(super) fn parse(file: &str, source: usize, bytes: &[u8]) -> Result<Vec<TensorInfo>> {
+    let fail = |reason| Err(Error::format(file, reason));
+    let (header, data) = header(file, bytes)?;
     let mut tensors = Vec::new();
     for name in header.offset_keys() {
         let Some(info) = header.info(&name) else { continue };
