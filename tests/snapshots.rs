@@ -33,7 +33,10 @@ fn saved(kv: &KvOptions) -> Vec<u8> {
 /// The sentence of a refusal.
 fn refusal(kv: &KvOptions, bytes: &[u8]) -> String {
     let error = restored(&model(), kv, bytes).map(drop).unwrap_err();
-    assert!(matches!(error, Error::Format { .. } | Error::Invalid(_) | Error::ContextFull { .. }), "{error:?}");
+    assert!(
+        matches!(error, Error::Format { .. } | Error::Invalid(_) | Error::ContextFull { .. }),
+        "{error:?}"
+    );
     error.to_string()
 }
 
@@ -118,9 +121,13 @@ fn what_does_not_belong_here_is_refused() {
         let said = refusal(&kv, &bytes);
         assert!(said.contains("another policy, budget or row format"), "{said}");
     }
-    assert!(!refusal(&KvOptions::new(Joint::new(Budget::Share(0.4)), Format::F16), &saved(&KvOptions::new(
-        Joint::new(Budget::Share(0.5)), Format::F16,
-    ))).is_empty());
+    assert!(
+        !refusal(
+            &KvOptions::new(Joint::new(Budget::Share(0.4)), Format::F16),
+            &saved(&KvOptions::new(Joint::new(Budget::Share(0.5)), Format::F16,))
+        )
+        .is_empty()
+    );
     let other = load(&gpu(), &Tiny::shaped(Shape { width: 64, query: 4, kv: 4, dim: 32, ffn: 96 }).file());
     let mut weights = Tiny::new();
     weights.tensor("blk.2.ffn_down.weight").values[5] += 1.0;
@@ -184,7 +191,9 @@ fn damaged_and_hostile_files_are_refused() {
     assert!(refusal(&full(), &rename("main.2.book", "main.9.book")).contains("no rows"));
     assert!(refusal(&full(), &rename("main.2.k", "main.2.keys")).contains("'main.2.k' is nothing"));
     assert!(refusal(&full(), &rename("tokens", "ids")).contains("'tokens'"));
-    for (name, shape) in [("main.1.v", vec![34, 64]), ("main.1.book", vec![3, 1, 68]), ("tokens", vec![69, 1])] {
+    for (name, shape) in
+        [("main.1.v", vec![34, 64]), ("main.1.book", vec![3, 1, 68]), ("tokens", vec![69, 1])]
+    {
         refusal(&full(), &bent(&bytes, |header| header[name]["shape"] = shape.clone().into()));
     }
     let word = |name: &str, index: usize, value: u32| {

@@ -60,9 +60,8 @@ pub async fn run(args: &ChatArgs) -> Outcome {
         let options = args.load.session_options(&model, &kv, context)?;
         let (saved, note) = Session::restore(&model, &options, path).await?;
         session = saved;
-        messages = serde_json::from_str(&note).map_err(|e| {
-            Error::Invalid(format!("{} was not saved by a chat: {e}", path.display()))
-        })?;
+        messages = serde_json::from_str(&note)
+            .map_err(|e| Error::Invalid(format!("{} was not saved by a chat: {e}", path.display())))?;
     }
     model.keep_prefixes(KEPT);
     let interrupt = Arc::new(Interrupt::default());

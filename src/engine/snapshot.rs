@@ -69,7 +69,9 @@ impl Session {
             ("note", note.to_owned()),
         ];
         let metadata: HashMap<_, _> = metadata.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
-        let fault = |e: safetensors::SafeTensorError| Error::Invalid(format!("the conversation cannot be packed: {e}"));
+        let fault = |e: safetensors::SafeTensorError| {
+            Error::Invalid(format!("the conversation cannot be packed: {e}"))
+        };
         let mut views = Vec::new();
         for (name, (dtype, shape, bytes)) in &tensors {
             views.push((name, TensorView::new(*dtype, shape.clone(), bytes).map_err(fault)?));
@@ -97,7 +99,9 @@ impl Session {
         session.check_room(0, &tokens)?;
         let (cached, drawn) = (file.number("cached")?, file.number("drawn")?);
         if cached > tokens.len() {
-            return Err(file.fault(format!("it has rows of {cached} tokens, but only {} tokens", tokens.len())));
+            return Err(
+                file.fault(format!("it has rows of {cached} tokens, but only {} tokens", tokens.len()))
+            );
         }
         for l in 0..session.cache.depth() {
             let layer = file.layer(&session, l, cached)?;
@@ -105,7 +109,8 @@ impl Session {
         }
         file.close()?;
         model.gpu().write(&session.ids, 0, &tokens);
-        session.drawn = u32::try_from(drawn).map_err(|_| file.fault(format!("it has drawn {drawn} tokens")))?;
+        session.drawn =
+            u32::try_from(drawn).map_err(|_| file.fault(format!("it has drawn {drawn} tokens")))?;
         (session.tokens, session.cached) = (tokens, cached);
         Ok((session, file.text("note")?.to_owned()))
     }
@@ -202,7 +207,8 @@ impl<'a> Snapshot<'a> {
     fn values<T: bytemuck::Pod>(&mut self, name: &str, dtype: Dtype, shape: &[usize]) -> Result<Vec<T>> {
         let found = self.header.info(name);
         let Some(info) = found.filter(|info| info.dtype == dtype && info.shape == shape) else {
-            let found = found.map_or("nothing".to_owned(), |info| format!("{:?} {:?}", info.dtype, info.shape));
+            let found =
+                found.map_or("nothing".to_owned(), |info| format!("{:?} {:?}", info.dtype, info.shape));
             return Err(self.fault(format!("its '{name}' is {found}, not {dtype:?} {shape:?}")));
         };
         let (from, to) = info.data_offsets;
@@ -238,7 +244,9 @@ impl<'a> Snapshot<'a> {
                 set.is_sorted_by(|a, b| a < b) && set.last().is_some_and(|&last| (last as usize) < cached)
             };
             if !positions.into_iter().all(sound) {
-                return Err(self.fault(format!("the positions of layer {l} are not those of {cached} tokens")));
+                return Err(
+                    self.fault(format!("the positions of layer {l} are not those of {cached} tokens"))
+                );
             }
             let mut words = [const { Vec::new() }; 3];
             for ((part, width), words) in PARTS.into_iter().zip(widths).zip(&mut words) {

@@ -139,7 +139,8 @@ async fn check(
     for (tensor, want) in tensors.into_iter().zip(&want).filter(|(_, want)| !want.is_empty()) {
         let got = rec.read(tensor, 0, tensor.len());
         rec.submit();
-        let label = format!("kv_copy {count} from {first} of {capacity} to {at} of {room}, {kind:?}, {sets} sets");
+        let label =
+            format!("kv_copy {count} from {first} of {capacity} to {at} of {room}, {kind:?}, {sets} sets");
         checks.push(Check::equal(label, &got.await?, want));
     }
     Ok(checks)

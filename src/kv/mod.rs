@@ -21,10 +21,10 @@ use std::sync::Arc;
 pub use crate::kernels::kv_row::Format;
 pub use cache::Cache;
 pub use packed::{PackedLayer, PackedTier};
-pub use prefixes::Prefixes;
+use policy::Policy;
+pub use prefixes::{LEAST_COMMON, Prefixes};
 pub use share::{MOST_TIERS, SharedRows};
 pub use tier::{Role, Tier, TierRows, Tiers};
-use policy::Policy;
 
 /// What a session does with its KV rows.
 #[derive(Debug, Clone)]

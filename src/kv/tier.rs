@@ -89,9 +89,8 @@ impl Tiers {
 
     /// Bytes of so many rows, their steps included.
     pub fn bytes(&self, rows: TierRows, heads: Heads) -> u64 {
-        let of = |role| {
-            self.format(role).map_or(0, |format| rows.of(role) as u64 * format.bytes_per_token(heads))
-        };
+        let of =
+            |role| self.format(role).map_or(0, |format| rows.of(role) as u64 * format.bytes_per_token(heads));
         Role::ALL.into_iter().map(of).sum()
     }
 }
