@@ -184,6 +184,26 @@ fn chat_keeps_the_conversation_and_its_cache() {
 
 #[cfg(unix)]
 #[test]
+fn chat_goes_on_after_it_was_saved() {
+    let Some(model) = model() else { return };
+    let path = std::env::temp_dir().join(format!("benben-chat-{}", std::process::id()));
+    let file = path.to_str().expect("a path in UTF-8");
+    let turns = ["Hello there, who are you?\n", "And what do you like?\n"];
+    let whole = succeed(&["chat", &model, "--max-tokens", "9"], &turns.concat());
+    let first = succeed(&["chat", &model, "--max-tokens", "9", "--save", file], turns[0]);
+    let then =
+        benben(&["chat", &model, "--max-tokens", "9", "--resume", file], &format!("{}/stats\n", turns[1]));
+    assert_eq!(first + &String::from_utf8_lossy(&then.stdout), whole);
+    let said = String::from_utf8_lossy(&then.stderr).into_owned();
+    assert!(said.contains("prompt tokens") && !said.contains("benben:"), "{said}");
+    refuse(&["chat", &model, "--resume", file, "--kv-bits", "8"], 1, "another policy, budget or row format");
+    std::fs::write(&path, "not a conversation").expect("the file is written");
+    refuse(&["chat", &model, "--resume", file], 1, "is damaged or not supported");
+    refuse(&["chat", &model, "--save", "/no/such/folder/x"], 1, "there is no folder /no/such/folder");
+    std::fs::remove_file(path).expect("the file is removed");
+}
+
+#[test]
 fn interrupting_chat_stops_the_answer_alone() {
     let Some(model) = model() else { return };
     let mut child = command(&["chat", &model, "--max-tokens", "500"]).spawn().expect("benben starts");

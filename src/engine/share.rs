@@ -5,7 +5,7 @@ use std::sync::{MutexGuard, PoisonError};
 use super::Sampling;
 use super::session::{Session, SessionOptions};
 use crate::Result;
-use crate::kv::Prefixes;
+use crate::kv::{LEAST_COMMON, Prefixes};
 use crate::model::Model;
 
 impl Model {
@@ -78,7 +78,7 @@ impl Session {
     /// As [`Session::append`] and [`Session::prefill`].
     pub fn append_common(&mut self, tokens: &[u32]) -> Result<()> {
         self.append(tokens)?;
-        if tokens.is_empty() || !self.model.prefixes().enabled() {
+        if tokens.len() < LEAST_COMMON || !self.model.prefixes().enabled() {
             return Ok(());
         }
         let plan = self.kv.policy.plan(self.tokens.len() - self.cached, self.model.config().layers)?;

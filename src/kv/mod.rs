@@ -23,7 +23,7 @@ pub use crate::kernels::kv_row::Format;
 pub use cache::Cache;
 pub use packed::{PackedLayer, PackedTier};
 use policy::Policy;
-pub use prefixes::Prefixes;
+pub use prefixes::{LEAST_COMMON, Prefixes};
 pub use profile::Profile;
 pub use share::{MOST_TIERS, SharedRows};
 pub use tier::{Role, Tier, TierRows, Tiers};

@@ -7,7 +7,7 @@
 use super::{KvOptions, SharedRows};
 
 /// Fewer common tokens than this are run again: a shared tier costs a dispatch a layer in every step.
-const LEAST: usize = 16;
+pub const LEAST_COMMON: usize = 16;
 
 /// States of earlier sequences, at most so many bytes of them; the least recently used ones go first.
 #[derive(Debug, Default)]
@@ -54,7 +54,9 @@ impl Prefixes {
         let serves = |state: &State| {
             let common = common(&state.tokens, wanted);
             let whole = common == state.tokens.len();
-            (state.key == key && (whole || options.divisible())).then_some(common).filter(|&n| n >= LEAST)
+            (state.key == key && (whole || options.divisible()))
+                .then_some(common)
+                .filter(|&n| n >= LEAST_COMMON)
         };
         let found = self.states.iter_mut().filter_map(|state| Some((serves(state)?, state)));
         let (count, state) = found.max_by_key(|(count, _)| *count)?;
@@ -67,7 +69,7 @@ impl Prefixes {
     /// Keeps the rows of a sequence of `tokens`. False when it does not, because they are too many or too few, or
     /// are there already.
     pub fn keep(&mut self, options: &KvOptions, tokens: &[u32], rows: SharedRows) -> bool {
-        if tokens.len() < LEAST || rows.bytes() > self.limit {
+        if tokens.len() < LEAST_COMMON || rows.bytes() > self.limit {
             return false;
         }
         let (key, divisible) = (options.key(), options.divisible());
