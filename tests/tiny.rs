@@ -306,6 +306,21 @@ fn safetensors_and_gguf_are_the_same_model() {
 }
 
 #[test]
+fn layers_share_rows_where_the_config_says_so() {
+    let file = Tiny::new().sharing(2).safetensors();
+    let (model, reference) = (load(&gpu(), &file), Reference::new(&file));
+    assert_losses_of(&model, &reference, Full, 61);
+    assert_losses_of(&model, &reference, Pyramid::with_budget(Budget::Share(0.5)), 190);
+    assert_losses_of(&model, &reference, Joint::new(Budget::Share(0.4)), 190);
+    assert_answer(&model, &reference, Full, (&prompt(4, 37), 12));
+    // A thinning answer, and one that is given up: each group of layers has one set of rows.
+    let mut session = Session::new(&model, &options(Pyramid::cosine(0.3, 1))).unwrap();
+    assert_eq!(answer(&mut session, &prompt(5, 113), 90).len(), 90);
+    let rows = session.kv().rows_per_layer;
+    assert!(rows.len() == LAYERS / 2 && rows.iter().all(|&rows| rows < 202), "{rows:?}");
+}
+
+#[test]
 fn greedy_answers_repeat() {
     let mut session = session(&options(Full));
     let first = answer(&mut session, &prompt(15, 30), 12);

@@ -44,8 +44,8 @@ impl Profile {
                  {continuation}"
             )));
         }
-        let (total, mut done) = (2 * windows.len() * config.layers, 0);
-        let mut gains = vec![0.0; config.layers];
+        let (total, mut done) = (2 * windows.len() * config.kv_layers(), 0);
+        let mut gains = vec![0.0; config.kv_layers()];
         progress(0, total);
         for window in windows {
             let mut trial = Trial::new(model, window).await?;
@@ -77,7 +77,7 @@ impl Trial {
             Session::new(model, &SessionOptions { kv, context })
         };
         let compressed = |rows: usize| {
-            let policy = Joint::new(Budget::PerLayer(vec![rows; model.config().layers]));
+            let policy = Joint::new(Budget::PerLayer(vec![rows; model.config().kv_layers()]));
             let mut session = session(KvOptions { policy: Arc::new(policy), ..KvOptions::full() })?;
             session.run_prefix(prefix, continuation)?;
             session.rec.submit();

@@ -92,7 +92,7 @@ impl Session {
             let gpu = self.model.gpu();
             self.prefill = Some(PrefillScratch::new(gpu, config, tokens.len(), most));
         }
-        let layers = config.layers;
+        let layers = config.kv_layers();
         self.cache.reserve(&mut self.rec, &vec![TierRows::in_main(tokens.len()); layers]);
         let (mut block, count) = self.next_block(true)?;
         let s = self.prefill.as_ref().ok_or_else(not_reserved)?;

@@ -21,6 +21,9 @@ pub struct Config {
     pub width: usize,
     /// Attention heads and their dimension.
     pub heads: Heads,
+    /// Consecutive layers that share the keys and values of their first one (cross-layer attention,
+    /// arXiv:2405.12981); 1 where each layer has its own.
+    pub kv_sharing: usize,
     /// Width of the feed-forward layer's inner row.
     pub ffn: usize,
     /// Entries of the vocabulary.
@@ -78,7 +81,7 @@ impl Config {
         });
         let fingerprint = format!("{hash:016x}");
         let label = format!("the layer profile beside {}", file.label());
-        let profile = Profile::find(&fingerprint, self.layers, &label, file.sidecar(PROFILE))?;
+        let profile = Profile::find(&fingerprint, self.kv_layers(), &label, file.sidecar(PROFILE))?;
         Ok(Self { fingerprint, profile, ..self })
     }
 
@@ -121,6 +124,7 @@ impl Config {
                 interleaved: true,
                 scaling: Scaling::from_gguf(file, &architecture)?,
             },
+            kv_sharing: 1,
             architecture,
             fingerprint: String::new(),
             profile: None,
@@ -159,6 +163,10 @@ impl Config {
             layers: size("num_hidden_layers")?,
             width,
             heads: Heads { query, kv: optional("num_key_value_heads")?.unwrap_or(query), dim },
+            kv_sharing: match json["use_cla"].as_bool() {
+                Some(true) => size("cla_share_factor")?,
+                _ => 1,
+            },
             ffn: size("intermediate_size")?,
             vocab: file.tensor("token_embd.weight").map_or(0, |t| t.rows()),
             context: size("max_position_embeddings")?,
@@ -176,6 +184,10 @@ impl Config {
         let Heads { query, kv, dim } = self.heads;
         if self.layers == 0 || self.layers > MOST_LAYERS {
             return Err(format!("it says {} layers; 1 to {MOST_LAYERS} make sense", self.layers));
+        }
+        if self.kv_sharing == 0 || !self.layers.is_multiple_of(self.kv_sharing) {
+            let (layers, sharing) = (self.layers, self.kv_sharing);
+            return Err(format!("{layers} layers are not groups of {sharing} that share keys and values"));
         }
         if query == 0 || kv == 0 || !query.is_multiple_of(kv) || query > MOST_WIDTH {
             return Err(format!("{query} query heads cannot share {kv} KV heads evenly"));
@@ -206,12 +218,23 @@ impl Config {
         Ok(())
     }
 
+    /// Sets of keys and values: one for each group of layers that share them.
+    pub fn kv_layers(&self) -> usize {
+        self.layers / self.kv_sharing
+    }
+
+    /// True for a layer that makes keys and values, for itself and for those after it that share them.
+    pub fn makes_kv(&self, layer: usize) -> bool {
+        layer.is_multiple_of(self.kv_sharing)
+    }
+
     /// Weights of all layers and the embedding, the head counted once when it is tied.
     pub fn parameters(&self, tied: bool) -> u64 {
         let Heads { query, kv, dim } = self.heads;
         let (w, attention) = (self.width as u64, (query * dim) as u64);
-        let layer = w * (2 * attention + 2 * (kv * dim) as u64) + 3 * w * self.ffn as u64 + 2 * w;
+        let layer = w * 2 * attention + 3 * w * self.ffn as u64 + 2 * w;
+        let kv = w * 2 * (kv * dim * self.kv_layers()) as u64;
         let vocab = self.vocab as u64 * w;
-        layer * self.layers as u64 + vocab * if tied { 1 } else { 2 } + w
+        layer * self.layers as u64 + kv + vocab * if tied { 1 } else { 2 } + w
     }
 }

@@ -47,7 +47,9 @@ pub(crate) fn stacks(config: &Config) -> Vec<Stack> {
     let mut all = vec![single("token_embd", vocab, width), stack(&[(HEAD.to_owned(), vocab)], width, false)];
     for l in 0..config.layers {
         let name = |part: &str| format!("blk.{l}.{part}.weight");
-        all.push(stack(&[(name("attn_q"), q), (name("attn_k"), kv), (name("attn_v"), kv)], width, false));
+        let qkv = [(name("attn_q"), q), (name("attn_k"), kv), (name("attn_v"), kv)];
+        let own = if config.makes_kv(l) { 3 } else { 1 };
+        all.push(stack(&qkv[..own], width, false));
         all.push(stack(&[(name("attn_output"), width)], q, false));
         all.push(stack(&[(name("ffn_gate"), ffn), (name("ffn_up"), ffn)], width, true));
         all.push(stack(&[(name("ffn_down"), width)], ffn, false));

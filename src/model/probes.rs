@@ -41,7 +41,7 @@ async fn probe(path: &Path, ids: &[u32], golden: &Arrays) -> Result<()> {
     let mut rec = Recorder::new(&gpu);
     let mut cache = Cache::new(&gpu, config.layers, config.heads, &KvOptions::full())?;
     cache.reserve(&mut rec, &vec![TierRows::in_main(rows); config.layers]);
-    let mut block = Block::new(Full.plan(rows, config.layers)?, 0, false, true);
+    let mut block = Block::new(Full.plan(rows, config.layers)?, 0, false, true, 1);
     model.begin_block(&mut rec, &s, &block, ids)?;
     for layer in 0..config.layers {
         model.prefill_layer(&mut rec, &s, &mut cache, &mut block)?;

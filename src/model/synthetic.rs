@@ -73,6 +73,7 @@ impl SyntheticPreset {
             layers: self.layers,
             width: self.width,
             heads: Heads { query, kv, dim },
+            kv_sharing: 1,
             ffn: self.ffn,
             vocab: self.vocab,
             context: self.context,

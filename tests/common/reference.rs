@@ -157,8 +157,8 @@ impl Reference {
             Layer {
                 attn_norm: part("attn_norm"),
                 q: part("attn_q"),
-                k: part("attn_k"),
-                v: part("attn_v"),
+                k: if config.makes_kv(l) { part("attn_k") } else { Vec::new() },
+                v: if config.makes_kv(l) { part("attn_v") } else { Vec::new() },
                 output: part("attn_output"),
                 ffn_norm: part("ffn_norm"),
                 gate: part("ffn_gate"),
@@ -179,31 +179,35 @@ impl Reference {
 
     /// Runs `tokens` as one block in which no row is dropped; returns the logits of every row.
     pub fn run(&self, live: &mut Rows, tokens: &[u32]) -> Vec<Vec<f64>> {
-        let plan = Full.plan(tokens.len(), self.config.layers).expect("a plan");
+        let plan = Full.plan(tokens.len(), self.config.kv_layers()).expect("a plan");
         self.block(live, tokens, &plan, false)
     }
 
     /// Runs `tokens` as one block under `policy`; returns the logits of the rows that come out at the end.
     pub fn prefill(&self, live: &mut Rows, tokens: &[u32], policy: &dyn Policy) -> Vec<Vec<f64>> {
-        let plan = policy.plan(tokens.len(), self.config.layers).expect("a plan");
+        let plan = policy.plan(tokens.len(), self.config.kv_layers()).expect("a plan");
         self.block(live, tokens, &plan, policy.per_head())
     }
 
     fn block(&self, live: &mut Rows, tokens: &[u32], plan: &BlockPlan, per_head: bool) -> Vec<Vec<f64>> {
         let (width, heads, epsilon) = (self.config.width, self.config.heads, self.config.epsilon);
-        live.rows.resize(self.layers.len(), vec![Vec::new(); heads.kv]);
+        live.rows.resize(self.config.kv_layers(), vec![Vec::new(); heads.kv]);
         let row = |&id: &u32| &self.embedding[id as usize * width..][..width];
         let embed = |id| row(id).iter().map(|&v| f64::from(v)).collect();
         let mut hidden: Vec<Vec<f64>> = tokens.iter().map(embed).collect();
         let mut positions: Vec<usize> = (live.tokens..live.tokens + tokens.len()).collect();
         live.tokens += tokens.len();
-        for (l, (layer, counts)) in self.layers.iter().zip(&plan.layers).enumerate() {
+        let mut keys = Vec::new();
+        for (l, layer) in self.layers.iter().enumerate() {
+            let (group, counts) = (l / self.config.kv_sharing, &plan.layers[l / self.config.kv_sharing]);
             let normed: Vec<_> = hidden.iter().map(|row| norm(row, &layer.attn_norm, epsilon)).collect();
-            let keys = self.keys(layer, &normed, &positions);
+            if self.config.makes_kv(l) {
+                keys = self.keys(layer, &normed, &positions);
+            }
             let plain: Vec<_> = normed.iter().map(|x| matvec(&layer.q, x)).collect();
             let turned = plain.iter().zip(&positions).map(|(q, &p)| self.rotated(q.clone(), p));
             let queries: Vec<_> = turned.collect();
-            let mut attended = self.attend(&live.rows[l], &keys, &queries, plan.scoring.as_ref());
+            let mut attended = self.attend(&live.rows[group], &keys, &queries, plan.scoring.as_ref());
             if let Some(scoring) = &plan.scoring {
                 for (term, received) in scoring.terms.iter().zip(&mut attended.received) {
                     if term.scorer == Scorer::Expected {
@@ -218,6 +222,10 @@ impl Reference {
                 let inner: Vec<f64> = gated.map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
                 add(row, matvec(&layer.down, &inner));
             }
+            // The layers of a group read the same rows, so that none is dropped before the last one has.
+            if !self.config.makes_kv(l + 1) {
+                continue;
+            }
             let select = |heads: Range<usize>, keep: usize| match &plan.scoring {
                 Some(scoring) if keep < counts.enter => {
                     let columns = counts.enter - counts.protected;
@@ -231,7 +239,7 @@ impl Reference {
             for (g, own) in keys.iter().enumerate() {
                 let heads = if per_head { g..g + 1 } else { 0..keys.len() };
                 let kept = select(heads, counts.retain).into_iter().map(|j| own[j].stored());
-                live.rows[l][g].extend(kept);
+                live.rows[group][g].extend(kept);
             }
             if l + 1 < self.layers.len() {
                 let kept = select(0..keys.len(), counts.propagate);

@@ -47,6 +47,8 @@ pub struct TinyTensor {
 #[derive(Clone)]
 pub struct Tiny {
     shape: Shape,
+    /// Layers that share the keys and values of their first one; only a `config.json` can say so.
+    sharing: usize,
     pub meta: Vec<(String, Value)>,
     pub tensors: Vec<TinyTensor>,
 }
@@ -57,7 +59,16 @@ impl Tiny {
     }
 
     pub fn shaped(shape: Shape) -> Self {
-        Self { shape, meta: metadata(shape), tensors: tensors(shape) }
+        Self { shape, sharing: 1, meta: metadata(shape), tensors: tensors(shape) }
+    }
+
+    /// Groups of `sharing` layers, of which only the first has projections of K and V.
+    pub fn sharing(mut self, sharing: usize) -> Self {
+        let makes_kv =
+            |name: &str| (0..LAYERS).step_by(sharing).any(|l| name.starts_with(&format!("blk.{l}.")));
+        let kv = |name: &str| name.contains("attn_k.") || name.contains("attn_v.");
+        self.tensors.retain(|t| !kv(&t.name) || makes_kv(&t.name));
+        Self { sharing, ..self }
     }
 
     /// Replaces a metadata value, or adds it.
@@ -105,7 +116,7 @@ impl Tiny {
             "model_type": "llama", "hidden_size": self.shape.width, "num_attention_heads": self.shape.query,
             "num_key_value_heads": self.shape.kv, "head_dim": self.shape.dim, "num_hidden_layers": LAYERS,
             "intermediate_size": self.shape.ffn, "max_position_embeddings": CONTEXT, "rms_norm_eps": 1e-5,
-            "rope_theta": 10_000.0,
+            "rope_theta": 10_000.0, "use_cla": self.sharing > 1, "cla_share_factor": self.sharing,
         });
         let file = ModelFile::from_safetensors_bytes(bytes, &config.to_string()).expect("sound safetensors");
         file.with_sidecar("tokenizer.json", tokenizer_json().into_bytes())
