@@ -187,7 +187,7 @@ impl Model {
     }
 
     /// Records the logits of `count` rows of a finished block from row `first` on, to `out` `[count, vocab]`. At
-    /// most [`LOGIT_ROWS`] at a time.
+    /// most 64, as many as the scratch of a chunk holds.
     pub fn block_logits(
         &self,
         rec: &mut Recorder,
