@@ -10,7 +10,7 @@ pub fn document(summary: &Summary) -> String {
         "# KV cache policies on {}\n\n{} on {}; texts: {}.\n\n\
          A window is {} tokens that the policy compresses and {} that are scored. `±` is the standard error of the mean \
          over windows, in brackets the worst window. Needles: trials whose five digits were right, in brackets those \
-         whose whole answer was, of those that the full cache answers both aware and agnostic; the haystack has {} \
+         whose whole answer was, where the full cache finds the digits both aware and agnostic; the haystack has {} \
          tokens.\n",
         summary.model,
         summary.program,

@@ -78,8 +78,8 @@ impl Trial {
             Kind::SameTwice => {
                 vec![format!("The pass key is {key}. Remember it. {key} is the pass key.")]
             }
-            Kind::OtherTwice => vec![format!("The secret code is {key}. Do not forget the code {key}.")],
-            Kind::OtherOnce => vec![format!("The secret code that opens the door is {key}.")],
+            Kind::OtherTwice => vec![format!("The door opens with the key {key}. Write down {key} to pass.")],
+            Kind::OtherOnce => vec![format!("The key that lets you pass is {key}.")],
             Kind::Several => things
                 .iter()
                 .zip(&keys)

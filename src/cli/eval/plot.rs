@@ -6,6 +6,9 @@ use serde::Serialize;
 const SIZE: [f64; 2] = [560.0, 340.0];
 const FRAME: [f64; 4] = [58.0, 18.0, 542.0, 292.0];
 
+/// How far marks of neighbouring policies stand apart.
+const BESIDE: f64 = 7.0;
+
 /// A plot, laid out.
 #[derive(Debug, Serialize)]
 pub struct Plot {
@@ -107,15 +110,17 @@ impl Plot {
         };
         let y = Scale { values: ends(&y_values), place: [FRAME[3], FRAME[1]], log: axis == Axis::Log };
         let percent = |value: f64| format!("{} %", (value * 100.0).round() / 100.0);
-        let mark = |p: &Point| Mark {
-            x: x.at(p.x),
+        // Policies are compared at the same shares: side by side, none hides another.
+        let beside = |i: usize| BESIDE * (i as f64 - (series.len() as f64 - 1.0) / 2.0);
+        let mark = |i: usize, p: &Point| Mark {
+            x: x.at(p.x) + beside(i),
             y: y.at(p.y),
             low: y.at(p.range[0]),
             high: y.at(p.range[1]),
             tip: p.tip.clone(),
         };
-        let line = |s: &Series| {
-            let marks: Vec<Mark> = s.points.iter().map(mark).collect();
+        let line = |(i, s): (usize, &Series)| {
+            let marks: Vec<Mark> = s.points.iter().map(|p| mark(i, p)).collect();
             let corners: Vec<String> = marks.iter().map(|m| format!("{:.1},{:.1}", m.x, m.y)).collect();
             Line { slot: s.slot, path: corners.join(" "), marks }
         };
@@ -124,7 +129,7 @@ impl Plot {
             note,
             size: SIZE,
             frame: FRAME,
-            lines: series.iter().map(line).collect(),
+            lines: series.iter().enumerate().map(line).collect(),
             x_ticks: x.ticks(x_values, percent),
             y_ticks: y.ticks(y_values, |v| if axis == Axis::Log { v.to_string() } else { percent(v) }),
         }

@@ -130,10 +130,10 @@ impl Runner<'_> {
     }
 }
 
-/// Whether a group counts: the full cache answers a trial in both modes, and a window always.
+/// Whether a group counts: the full cache finds a trial's digits in both modes, and a window always does.
 pub fn counts(plan: &Plan, group: &Group, cells: &Cells) -> bool {
     group.iter().all(|job| match cells.get(&plan.key(job, &plan.configs[0])) {
-        Some(Measured::Compared(full)) => job.needle.is_none() || full.exact,
+        Some(Measured::Compared(full)) => job.needle.is_none() || full.digits,
         _ => false,
     })
 }

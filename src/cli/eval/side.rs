@@ -105,67 +105,75 @@ fn cards<'a>(own: &[(&'a Row, &'a Quality)]) -> Vec<(&'a Row, &'a Quality)> {
     shares.iter().filter_map(nearest).collect()
 }
 
-/// What a plot shows of a configuration: a value, and where it may lie.
-type Value = dyn Fn(&Quality) -> Option<(f64, [f64; 2])>;
+/// A value with what it may be at least and at most.
+type Spread = (f64, [f64; 2]);
+
+/// One line for each policy. The full f16 cache is the measure, not a point.
+fn series(
+    policies: &[&str],
+    own: &[(&Row, &Quality)],
+    value: impl Fn(&Quality) -> Option<Spread>,
+) -> Vec<Series> {
+    let mut all: Vec<(&str, Series)> = Vec::new();
+    for (row, quality) in own.iter().skip(1) {
+        let (Some((y, range)), Some(share)) = (value(quality), row.kv_share) else { continue };
+        let tip = format!("{}: {} at {}", row.name, (y * 1e4).round() / 1e4, row.bytes());
+        let point = Point { x: 100.0 * share, y, range, tip };
+        match all.iter_mut().find(|(policy, _)| *policy == row.policy) {
+            Some((_, series)) => series.points.push(point),
+            None => all.push((row.policy, Series { slot: slot(policies, row.policy), points: vec![point] })),
+        }
+    }
+    all.into_iter().map(|(_, series)| series).collect()
+}
+
+/// The loss of text in percent, one standard error to each side.
+fn loss(quality: &Quality) -> Option<Spread> {
+    let text = quality.text.as_ref()?;
+    let (log, error) = (text.ratio.ln(), text.ratio_error.unwrap_or(0.0));
+    let percent = |log: f64| 100.0 * log.exp_m1();
+    Some((percent(log), [percent(log - error), percent(log + error)]))
+}
+
+fn divergence(quality: &Quality) -> Option<Spread> {
+    let text = quality.text.as_ref()?;
+    let error = text.kl_error.unwrap_or(0.0);
+    Some((text.kl, [text.kl - error, text.kl + error]))
+}
+
+/// Needles found, in percent.
+fn recall(mode: Mode) -> impl Fn(&Quality) -> Option<Spread> {
+    move |quality| {
+        let [share, low, high] = quality.tally(mode, false).interval()?.map(|x| 100.0 * x);
+        Some((share, [low, high]))
+    }
+}
 
 fn plots(policies: &[&str], own: &[(&Row, &Quality)]) -> Vec<Plot> {
-    let series = |value: &Value| {
-        let mut all: Vec<(&str, Series)> = Vec::new();
-        // The full f16 cache is the measure, not a point.
-        for (row, quality) in own.iter().skip(1) {
-            let (Some((y, range)), Some(share)) = (value(quality), row.kv_share) else { continue };
-            let tip = format!("{}: {} at {}", row.name, (y * 1e4).round() / 1e4, row.bytes());
-            let point = Point { x: 100.0 * share, y, range, tip };
-            match all.iter_mut().find(|(policy, _)| *policy == row.policy) {
-                Some((_, series)) => series.points.push(point),
-                None => {
-                    all.push((row.policy, Series { slot: slot(policies, row.policy), points: vec![point] }))
-                }
-            }
-        }
-        all.into_iter().map(|(_, series)| series).collect::<Vec<_>>()
-    };
-    let loss = |q: &Quality| {
-        let t = q.text.as_ref()?;
-        let (log, e) = (t.ratio.ln(), t.ratio_error.unwrap_or(0.0));
-        let percent = |log: f64| 100.0 * log.exp_m1();
-        Some((percent(log), [percent(log - e), percent(log + e)]))
-    };
-    let divergence = |q: &Quality| {
-        let t = q.text.as_ref()?;
-        let e = t.kl_error.unwrap_or(0.0);
-        Some((t.kl, [t.kl - e, t.kl + e]))
-    };
-    let recall = |mode| {
-        move |q: &Quality| {
-            let [share, low, high] = q.tally(mode, false).interval()?.map(|x| 100.0 * x);
-            Some((share, [low, high]))
-        }
-    };
     let all = [
         (
             "Perplexity above the full cache's",
             "Lower is better; bars are standard errors over windows.",
             Axis::Excess,
-            series(&loss),
+            series(policies, own, loss),
         ),
         (
             "Divergence a token, in nats",
             "KL from the full cache's predictions; lower is better.",
             Axis::Log,
-            series(&divergence),
+            series(policies, own, divergence),
         ),
         (
             "Needles found, question first",
             "The policy has seen what will be asked; bars are 95 % intervals.",
             Axis::Share,
-            series(&recall(Mode::Aware)),
+            series(policies, own, recall(Mode::Aware)),
         ),
         (
             "Needles found, question afterwards",
             "The policy could not know what will be asked.",
             Axis::Share,
-            series(&recall(Mode::Agnostic)),
+            series(policies, own, recall(Mode::Agnostic)),
         ),
     ];
     let shown = all.into_iter().filter(|(.., series)| !series.is_empty());

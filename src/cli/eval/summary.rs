@@ -75,7 +75,7 @@ pub struct Recall {
     pub nll: f64,
 }
 
-/// How many answers were right, of the trials that the full cache answers in both modes.
+/// How many answers were right, of the trials whose digits the full cache finds in both modes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Tally {
     pub trials: usize,
