@@ -44,10 +44,11 @@ impl Config {
     /// Reads the shape of the model in `file`.
     ///
     /// # Errors
-    /// [`Error::Format`] when a key is missing, contradicts another one, or asks for what benben does not do.
-    pub fn read(file: &ModelFile) -> Result<Self> {
+    /// [`Error::Format`] when a key is missing, contradicts another one, or asks for what benben does not do;
+    /// [`Error::File`] when the file's source fails.
+    pub async fn read(file: &ModelFile) -> Result<Self> {
         let config = match (file.kind(), file.config()) {
-            (FileKind::Gguf, _) => Self::from_gguf(file)?,
+            (FileKind::Gguf, _) => Self::from_gguf(file).await?,
             (FileKind::Safetensors, Some(json)) => Self::from_json(file, json)?,
             (FileKind::Safetensors, None) => {
                 return Err(Error::format(file.label(), "it has no config.json beside it".to_owned()));
@@ -57,7 +58,7 @@ impl Config {
         Ok(config)
     }
 
-    fn from_gguf(file: &ModelFile) -> Result<Self> {
+    async fn from_gguf(file: &ModelFile) -> Result<Self> {
         let meta = file.meta();
         let architecture = meta.str("general.architecture")?.to_owned();
         if architecture != "llama" {
@@ -94,7 +95,7 @@ impl Config {
                 dims: optional("rope.dimension_count")?.unwrap_or(dim),
                 // llama.cpp's converter permutes the rows of Q and K so that a pair's values are neighbours.
                 interleaved: true,
-                scaling: Scaling::from_gguf(file, &architecture)?,
+                scaling: Scaling::from_gguf(file, &architecture).await?,
             },
             architecture,
         })
