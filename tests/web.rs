@@ -1,4 +1,4 @@
-//! What the browser must say: a tiny model and native answers, for `web/test/browser.mjs` to compare with.
+//! What the browser must say: a tiny model and native answers, for `web/test/` to compare with.
 
 #[path = "common/testbed.rs"]
 mod testbed;
@@ -8,17 +8,17 @@ use std::sync::Arc;
 
 use benben::kv::Format;
 use benben::kv::policy::{Budget, Full, KvOnly, Policy, Pyramid};
-use benben::{GenerateOptions, KvBits, KvOptions, Session, SessionOptions};
+use benben::{GenerateOptions, KvBits, KvOptions, Model, Session, SessionOptions};
 use pollster::block_on;
 use serde_json::{Value, json};
+use testbed::tiny::{Shape, Tiny};
 
 const PROMPT: &str =
     "an old river beside dunes of sand, and a tall rider that lets no other year go by unread";
 const TOKENS: usize = 24;
 
-fn answer(kv: KvOptions, options: &Value) -> Value {
-    let model = testbed::model();
-    let mut session = Session::new(&model, &SessionOptions { kv, context: None }).unwrap();
+fn answer(model: &Arc<Model>, kv: KvOptions, options: &Value) -> Value {
+    let mut session = Session::new(model, &SessionOptions { kv, context: None }).unwrap();
     session.append(&model.text().raw_prompt(PROMPT).unwrap()).unwrap();
     let mut answer =
         session.generate(&GenerateOptions { max_tokens: TOKENS, ..GenerateOptions::default() }).unwrap();
@@ -30,6 +30,11 @@ fn answer(kv: KvOptions, options: &Value) -> Value {
     let positions: Vec<Vec<Vec<u32>>> =
         (0..model.config().layers).map(|layer| block_on(session.positions(layer)).unwrap()).collect();
     json!({"kv": options, "ids": ids, "rowsPerLayer": session.kv().rows_per_layer, "positions": positions})
+}
+
+/// Many times as large as what may be in WebAssembly's memory at a time: 66 MB, in tensors of 4 and 8 MB.
+fn fat() -> Tiny {
+    Tiny::shaped(Shape { width: 512, query: 4, kv: 2, dim: 32, ffn: 4000 })
 }
 
 #[test]
@@ -55,9 +60,22 @@ fn native_answers() {
     ];
     let answers: Vec<Value> = cases
         .into_iter()
-        .map(|(policy, k, v, options)| answer(KvOptions { policy, format: Format { k, v } }, &options))
+        .map(|(policy, k, v, options)| {
+            answer(&testbed::model(), KvOptions { policy, format: Format { k, v } }, &options)
+        })
         .collect();
-    std::fs::write(folder.join("tiny.gguf"), testbed::tiny::Tiny::new().gguf()).unwrap();
-    let all = json!({"prompt": PROMPT, "maxTokens": TOKENS, "answers": answers});
+    let tiny = Tiny::new();
+    let safetensors = testbed::load(&testbed::gpu(), &tiny.safetensors());
+    let safetensors = answer(&safetensors, KvOptions::default(), &Value::Null);
+    let write = |name: &str, bytes: Vec<u8>| std::fs::write(folder.join(name), bytes).unwrap();
+    write("tiny.gguf", tiny.gguf());
+    for (name, bytes) in tiny.gguf_shards(3).into_iter().chain(tiny.safetensors_shards(2)) {
+        write(&name, bytes);
+    }
+    let whole = tiny.gguf();
+    write("truncated.gguf", whole[..whole.len() * 3 / 4].to_vec());
+    write("fat.gguf", fat().gguf());
+    let all =
+        json!({"prompt": PROMPT, "maxTokens": TOKENS, "answers": answers, "safetensors": safetensors["ids"]});
     std::fs::write(folder.join("tiny.json"), all.to_string()).unwrap();
 }

@@ -1,16 +1,44 @@
-// The engine, away from the page: fetches a model, holds its session, answers the calls of benben.js.
+// The engine, away from the page: opens a model, holds its session, answers the calls of benben.js.
 
-import init, { Model } from "./pkg/benben.js";
+import init, { Model, ModelFile } from "./pkg/benben.js";
+import { openFiles } from "./files.js";
 
-let model, session;
+let memory, opened, model, session;
+/** Ends what is being fetched. */
+let control = new AbortController();
+/** A download that is under way, to be ended in good order. */
+let fetching = Promise.resolve();
 
 const methods = {
-  async load(source, options, progress) {
+  /** Opens a model as far as its header, and says what it would take. */
+  async open(parts, options, progress) {
+    progress({ phase: "read", done: 0, total: null });
     const adapter = await findAdapter();
-    const [bytes] = await Promise.all([read(source, progress), init()]);
-    const report = throttled(progress);
-    model = await Model.load(bytes, options, (done, total) => report({ phase: "upload", done, total }));
-    await methods.configure(options, progress);
+    const [wasm, files] = await Promise.all([init(), openFiles(parts, control.signal)]);
+    memory = wasm.memory;
+    const { sources, storage } = files;
+    // A server that does not say how long a file is: it has to be fetched to be planned.
+    const unknown = sources.filter(({ size }) => size === null);
+    if (unknown.length) await (fetching = download(unknown, progress));
+    const file = await honest(sources, () => ModelFile.open(sources));
+    opened = { parts, options, sources, file, adapter };
+    const sum = (key) => sources.reduce((total, source) => total + source[key], 0);
+    return { ...file.plan(options), download: sum("missing"), stored: sum("stored"), storage, adapter };
+  },
+
+  /** Fetches what is missing and moves it to the GPU. */
+  async load(progress) {
+    try {
+      await fetchAndUpload(progress);
+    } catch (error) {
+      // The store has forgotten what was damaged; the second time it comes from the server.
+      if (error.code !== "damaged-copy") throw error;
+      await methods.open(opened.parts, opened.options, progress);
+      await fetchAndUpload(progress);
+    }
+    const { options, adapter } = opened;
+    opened = null;
+    await methods.configure({ kv: options.kv, context: options.context }, progress);
     return { ...model.info(), adapter };
   },
 
@@ -18,7 +46,7 @@ const methods = {
     const next = model.session(options);
     session?.free();
     session = next;
-    progress({ phase: "compile", done: 0, total: null, rate: null });
+    progress({ phase: "compile", done: 0, total: null });
     await session.warmUp();
   },
 
@@ -29,8 +57,14 @@ const methods = {
   },
 
   cancel: () => session.cancel(),
-  stats: () => session.stats(),
+  stats: () => ({ ...session.stats(), heapBytes: memory.buffer.byteLength }),
   positions: (layer) => session.positions(layer),
+
+  /** Ends a load so that what was fetched is not lost. */
+  async stop() {
+    control.abort(new DOMException("cancelled", "AbortError"));
+    await fetching.catch(() => {});
+  },
 };
 
 onmessage = async ({ data: { id, method, args } }) => {
@@ -41,6 +75,36 @@ onmessage = async ({ data: { id, method, args } }) => {
     postMessage({ id, error: { message: error?.message ?? String(error), code: error?.code ?? "unknown" } });
   }
 };
+
+async function fetchAndUpload(progress) {
+  const { sources, file, options } = opened;
+  await (fetching = download(sources.filter(({ missing }) => missing !== 0), progress));
+  control.signal.throwIfAborted();
+  const report = meter(progress, "upload");
+  // The file is consumed, with the metadata that only loading needs.
+  model = await honest(sources, () => file.load(options, report));
+}
+
+/** Brings files into the store, one after the other, as one download. */
+async function download(sources, progress) {
+  const sizes = sources.map(({ size }) => size);
+  const total = sizes.includes(null) ? null : sizes.reduce((sum, size) => sum + size, 0);
+  const report = meter(progress, "download", sources.reduce((sum, { stored }) => sum + stored, 0));
+  let before = 0;
+  for (const source of sources) {
+    await source.download((done) => report(before + done, total));
+    before += source.size;
+  }
+}
+
+/** WebAssembly hands on the words of a failed read, and the source its kind. */
+async function honest(sources, work) {
+  try {
+    return await work();
+  } catch (error) {
+    throw sources.find(({ failure }) => failure)?.failure ?? error;
+  }
+}
 
 /** The adapter in a few words; asked for first, so that nothing is fetched in vain. */
 async function findAdapter() {
@@ -54,51 +118,18 @@ async function findAdapter() {
   return description || [vendor, architecture].filter(Boolean).join(" ") || "a GPU without a name";
 }
 
-/** The bytes of a URL, a Blob or an ArrayBuffer. */
-async function read(source, progress) {
-  if (typeof source !== "string") {
-    progress({ phase: "read", done: 0, total: source.size ?? source.byteLength, rate: null });
-    return new Uint8Array(source instanceof Blob ? await source.arrayBuffer() : source);
-  }
-  const response = await fetch(source);
-  if (!response.ok) {
-    const message = `The server has no such model: ${response.status} for ${source}`;
-    throw Object.assign(new Error(message), { code: "download" });
-  }
-  // A compressed response is longer than its Content-Length says, which then bounds nothing.
-  const encoded = response.headers.get("content-encoding");
-  const total = encoded ? null : Number(response.headers.get("content-length")) || null;
-  const report = throttled(progress);
-  const chunks = [];
+/**
+ * Reports a phase at most ten times a second, and at its end: bytes, bytes per second, seconds left. What was there
+ * before the phase began counts as done, but not for the rate.
+ */
+function meter(progress, phase, before = 0) {
   const started = performance.now();
-  let done = 0;
-  for await (const chunk of stream(response.body)) {
-    chunks.push(chunk);
-    done += chunk.length;
-    report({ phase: "download", done, total, rate: (1000 * done) / (performance.now() - started + 1) });
-  }
-  const bytes = new Uint8Array(done);
-  let at = 0;
-  for (const chunk of chunks) {
-    bytes.set(chunk, at);
-    at += chunk.length;
-  }
-  return bytes;
-}
-
-/** Not every browser's streams can be iterated. */
-async function* stream(body) {
-  const reader = body.getReader();
-  for (let part = await reader.read(); !part.done; part = await reader.read()) yield part.value;
-}
-
-/** Passes on at most ten reports a second, and the last of all. */
-function throttled(progress) {
   let last = 0;
-  return (report) => {
+  return (done, total) => {
     const now = performance.now();
-    if (now - last < 100 && report.done !== report.total) return;
+    if (now - last < 100 && done !== total) return;
     last = now;
-    progress({ rate: null, ...report });
+    const rate = (1000 * (done - before)) / (now - started + 1);
+    progress({ phase, done, total, rate, left: total && rate ? (total - done) / rate : null });
   };
 }

@@ -1,0 +1,32 @@
+// Loading a model inside a page, with all that the tests want to know of it.
+
+import { native } from "./harness.mjs";
+
+/** Loads `source` (or `globalThis.files`), answers the common prompt, disposes of the model. */
+export function load(page, source, options = {}) {
+  return page.evaluate(async ({ source, options, prompt, maxTokens }) => {
+    const { Benben } = await import("./benben.js");
+    const events = [];
+    let planned;
+    const model = await Benben.load(source ?? globalThis.files, {
+      ...options,
+      onPlan: (plan) => (planned = { ...plan, events: events.length }),
+      onProgress: (event) => events.push(event),
+    });
+    const ids = [];
+    for await (const { id } of model.generate(prompt, { maxTokens })) if (id !== undefined) ids.push(id);
+    const { heapBytes: heap } = await model.stats();
+    model.dispose();
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    return { ids, heap, events, plan: planned, persisted: model.info.persisted };
+  }, { source, options, ...native });
+}
+
+/** The code and the sentence with which a source is refused. */
+export function refusal(page, source, options = {}) {
+  return page.evaluate(async ({ source, options }) => {
+    const { Benben } = await import("./benben.js");
+    const accepted = () => ({ code: "none", message: "accepted" });
+    return Benben.load(source, options).then(accepted, ({ code, message }) => ({ code, message }));
+  }, { source, options });
+}
