@@ -49,13 +49,15 @@ export class Benben {
    * Loads a model: a GGUF file or safetensors, by the URL of one of its files (shards and what lies beside are found
    * by their names), or a list of all its files.
    *
+   * Shaders are compiled before this resolves, unless `warmUp` is false: then the first answer waits for them.
+   *
    * Before the first weight is fetched, `onPlan` is told what the model takes; it may return a promise, and what it
    * throws ends the load. A plan that cannot fit is refused before that, with `memory` as the bytes that may be used.
    * @param {Part|Part[]} source
-   * @param {{kv?: Kv, context?: number, memory?: number, onPlan?: (plan: Plan) => void,
+   * @param {{kv?: Kv, context?: number, memory?: number, warmUp?: boolean, onPlan?: (plan: Plan) => void,
    *   onProgress?: (p: Progress) => void, signal?: AbortSignal}} options
    */
-  static async load(source, { kv, context, memory, onPlan, onProgress = () => {}, signal } = {}) {
+  static async load(source, { kv, context, memory, warmUp, onPlan, onProgress = () => {}, signal } = {}) {
     signal?.throwIfAborted();
     const model = new Benben();
     const stop = () => model.#abandon(signal.reason);
@@ -66,7 +68,7 @@ export class Benben {
       signal?.throwIfAborted();
       const ask = plan.storage === "opfs" && plan.download > 0;
       const persisted = ask ? await navigator.storage.persist() : null;
-      model.info = { ...(await model.#call("load", [], onProgress)), plan, persisted };
+      model.info = { ...(await model.#call("load", [{ warmUp }], onProgress)), plan, persisted };
       return model;
     } catch (error) {
       if (!signal?.aborted) model.dispose();

@@ -11,41 +11,25 @@ let fetching = Promise.resolve();
 
 const methods = {
   /** Opens a model as far as its header, and says what it would take. */
-  async open(parts, options, progress) {
-    progress({ phase: "read", done: 0, total: null });
-    const adapter = await findAdapter();
-    const [wasm, files] = await Promise.all([init(), openFiles(parts, control.signal)]);
-    memory = wasm.memory;
-    const { sources, storage } = files;
-    // A server that does not say how long a file is: it has to be fetched to be planned.
-    const unknown = sources.filter(({ size }) => size === null);
-    if (unknown.length) await (fetching = download(unknown, progress));
-    const file = await honest(sources, () => ModelFile.open(sources));
-    opened = { parts, options, sources, file, adapter };
-    const sum = (key) => sources.reduce((total, source) => total + source[key], 0);
-    return { ...file.plan(options), download: sum("missing"), stored: sum("stored"), storage, adapter };
-  },
+  open: (parts, options, progress) => mending(() => openAndPlan(parts, options, progress)),
 
   /** Fetches what is missing and moves it to the GPU. */
-  async load(progress) {
-    try {
+  async load({ warmUp }, progress) {
+    await mending(async () => {
+      if (!opened.file) await openAndPlan(opened.parts, opened.options, progress);
       await fetchAndUpload(progress);
-    } catch (error) {
-      // The store has forgotten what was damaged; the second time it comes from the server.
-      if (error.code !== "damaged-copy") throw error;
-      await methods.open(opened.parts, opened.options, progress);
-      await fetchAndUpload(progress);
-    }
+    });
     const { options, adapter } = opened;
     opened = null;
-    await methods.configure({ kv: options.kv, context: options.context }, progress);
+    await methods.configure({ kv: options.kv, context: options.context, warmUp }, progress);
     return { ...model.info(), adapter };
   },
 
-  async configure(options, progress) {
+  async configure({ warmUp = true, ...options }, progress) {
     const next = model.session(options);
     session?.free();
     session = next;
+    if (!warmUp) return;
     progress({ phase: "compile", done: 0, total: null });
     await session.warmUp();
   },
@@ -67,21 +51,50 @@ const methods = {
   },
 };
 
+/** Exceptions of the browser have numbers for codes, which say nothing. */
+const codeOf = (error) => (typeof error?.code === "string" ? error.code : "unknown");
+
 onmessage = async ({ data: { id, method, args } }) => {
   try {
     const result = await methods[method](...args, (event) => postMessage({ id, event }));
     postMessage({ id, result });
   } catch (error) {
-    postMessage({ id, error: { message: error?.message ?? String(error), code: error?.code ?? "unknown" } });
+    postMessage({ id, error: { message: error?.message ?? String(error), code: codeOf(error) } });
   }
 };
+
+/** What is damaged in the store is forgotten when it is found, and comes from the server the second time. */
+async function mending(work) {
+  try {
+    return await work();
+  } catch (error) {
+    if (error.code !== "damaged-copy") throw error;
+    return await work();
+  }
+}
+
+async function openAndPlan(parts, options, progress) {
+  progress({ phase: "read", done: 0, total: null });
+  const adapter = await findAdapter();
+  const [wasm, files] = await Promise.all([init(), openFiles(parts, control.signal)]);
+  memory = wasm.memory;
+  const { sources, storage } = files;
+  // A server that does not say how long a file is: it has to be fetched to be planned.
+  const unknown = sources.filter(({ size }) => size === null);
+  if (unknown.length) await (fetching = download(unknown, progress));
+  const file = await honest(sources, () => ModelFile.open(sources));
+  opened = { parts, options, sources, file, adapter };
+  const sum = (key) => sources.reduce((total, source) => total + source[key], 0);
+  return { ...file.plan(options), download: sum("missing"), stored: sum("stored"), storage, adapter };
+}
 
 async function fetchAndUpload(progress) {
   const { sources, file, options } = opened;
   await (fetching = download(sources.filter(({ missing }) => missing !== 0), progress));
   control.signal.throwIfAborted();
   const report = meter(progress, "upload");
-  // The file is consumed, with the metadata that only loading needs.
+  // Loading consumes the file, and frees the metadata that only it needs.
+  opened.file = null;
   model = await honest(sources, () => file.load(options, report));
 }
 

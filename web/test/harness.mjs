@@ -16,15 +16,15 @@ export const native = JSON.parse(await readFile(join(folder, "tiny.json"), "utf8
 export const server = { ...(await serve(join(folder, "tiny.gguf"), 0, models)), bytes: 0, requests: [] };
 
 function calm() {
-  // Whether it knows ranges and says sizes; bytes after which it hangs up, and whether that once; whether it is down;
-  // whether the store is on offer. And what it counted.
+  // Whether it knows ranges and says sizes; bytes after which it hangs up, and whether that once; whether it is down
+  // for models or for "all"; whether the store is on offer. And what it counted.
   const usual = { ranges: true, sizes: true, cut: Infinity, once: false, down: false, opfs: true };
   Object.assign(server, usual, { bytes: 0, requests: [] });
 }
 
 async function models(request, response) {
   const { pathname } = new URL(request.url, "http://localhost");
-  if (server.down) return request.socket.destroy();
+  if (server.down === "all" || (server.down && pathname.startsWith("/models/"))) return request.socket.destroy();
   if (pathname === "/store.js" && !server.opfs) {
     const text = await readFile(new URL("../store.js", import.meta.url), "utf8");
     response.writeHead(200, { "content-type": "text/javascript" });
@@ -67,6 +67,12 @@ export async function open({ path = "", init, ...options } = {}) {
   if (init) await page.addInitScript(init);
   await page.goto(server.url + path);
   return page;
+}
+
+/** Waits until every worker of a page is gone. */
+export async function idle(page) {
+  for (let i = 0; i < 600 && page.workers().length; i++) await page.waitForTimeout(50);
+  assert.equal(page.workers().length, 0);
 }
 
 /** Runs the tests one after the other, and ends the process with their outcome. */

@@ -2,8 +2,17 @@
 
 import { native } from "./harness.mjs";
 
-/** Loads `source` (or `globalThis.files`), answers the common prompt, disposes of the model. */
+/** Loads `source` (or `globalThis.files`), compiles nothing, disposes of the model. */
 export function load(page, source, options = {}) {
+  return loadAnd(page, source, { warmUp: false, ...options }, 0);
+}
+
+/** Like `load`, and answers the common prompt. */
+export function answer(page, source, maxTokens = native.maxTokens) {
+  return loadAnd(page, source, {}, maxTokens);
+}
+
+function loadAnd(page, source, options, maxTokens) {
   return page.evaluate(async ({ source, options, prompt, maxTokens }) => {
     const { Benben } = await import("./benben.js");
     const events = [];
@@ -14,12 +23,11 @@ export function load(page, source, options = {}) {
       onProgress: (event) => events.push(event),
     });
     const ids = [];
-    for await (const { id } of model.generate(prompt, { maxTokens })) if (id !== undefined) ids.push(id);
+    if (maxTokens) for await (const { id } of model.generate(prompt, { maxTokens })) if (id !== undefined) ids.push(id);
     const { heapBytes: heap } = await model.stats();
     model.dispose();
-    await new Promise((resolve) => setTimeout(resolve, 50));
     return { ids, heap, events, plan: planned, persisted: model.info.persisted };
-  }, { source, options, ...native });
+  }, { source, options, maxTokens, prompt: native.prompt });
 }
 
 /** The code and the sentence with which a source is refused. */

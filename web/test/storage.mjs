@@ -5,12 +5,12 @@
 import assert from "node:assert/strict";
 import { stat, utimes } from "node:fs/promises";
 import { join } from "node:path";
-import { folder, native, open, run, server } from "./harness.mjs";
-import { load, refusal } from "./loads.mjs";
+import { folder, idle, native, open, run, server } from "./harness.mjs";
+import { answer, load, refusal } from "./loads.mjs";
 
 const FAT = "models/fat.gguf";
 const size = (await stat(join(folder, "fat.gguf"))).size;
-const CUT = 20_000_000;
+const CUT = 18_000_000;
 
 const stored = (page) => page.evaluate(async () => (await import("./benben.js")).Benben.stored());
 const remove = (page, name) => page.evaluate(async (name) => (await import("./benben.js")).Benben.remove(name), name);
@@ -25,7 +25,7 @@ await run({
     assert.equal(second.plan.download, 0);
     assert.equal(second.plan.stored, first.plan.download);
     server.down = true;
-    assert.deepEqual((await load(page, "models/tiny.gguf")).ids, native.answers[0].ids);
+    assert.deepEqual((await answer(page, "models/tiny.gguf")).ids, native.answers[0].ids);
     await page.close();
   },
 
@@ -33,8 +33,7 @@ await run({
     const page = await open();
     server.cut = CUT;
     server.once = true;
-    const { ids } = await load(page, FAT);
-    assert.ok(ids.length > 0);
+    await load(page, FAT);
     // What was under way when the connection broke is fetched twice.
     assert.ok(server.bytes < size + (4 << 20), `${server.bytes} of ${size} bytes`);
     await page.close();
@@ -50,12 +49,12 @@ await run({
     assert.ok(!complete && have > 0.5 * CUT && have <= CUT + (1 << 20), `${have} bytes`);
     assert.ok(have % (4 << 20), "a whole number of chunks proves nothing");
     Object.assign(server, { cut: Infinity, bytes: 0, requests: [] });
-    const { ids, plan } = await load(page, FAT);
+    const { plan } = await load(page, FAT);
     assert.equal(plan.stored, have);
     assert.equal(server.bytes, size - have);
     assert.match(server.requests[0], new RegExp(`^GET bytes=${have}-`));
     server.down = true;
-    assert.deepEqual((await load(page, FAT)).ids, ids);
+    assert.deepEqual((await answer(page, FAT, 3)).ids, native.fat.slice(0, 3));
     await page.close();
   },
 
@@ -77,7 +76,7 @@ await run({
       if (when === "download") assert.ok(have > 1e7 && have < size, `${have} bytes`);
       if (when === "upload") assert.equal(have, size);
     }
-    assert.equal(page.workers().length, 0);
+    await idle(page);
     await page.close();
   },
 
@@ -97,7 +96,7 @@ await run({
 
   async "a damaged copy is noticed and mended"() {
     const page = await open();
-    const { ids } = await load(page, FAT);
+    await load(page, FAT);
     await page.evaluate(async () => {
       const models = await (await navigator.storage.getDirectory()).getDirectoryHandle("benben");
       for await (const model of models.values()) {
@@ -107,7 +106,7 @@ await run({
       }
     });
     server.bytes = 0;
-    assert.deepEqual((await load(page, FAT)).ids, ids);
+    await load(page, FAT);
     const chunk = Math.floor(30_000_000 / (4 << 20)) * (4 << 20);
     assert.equal(server.bytes, size - chunk);
     await page.close();
@@ -126,10 +125,9 @@ await run({
 
   async "two loads at once do not spoil each other"() {
     const page = await open();
-    const [one, two] = await Promise.all([load(page, FAT), load(page, FAT)]);
-    assert.deepEqual(one.ids, two.ids);
+    await Promise.all([load(page, FAT), load(page, FAT)]);
     server.down = true;
-    assert.deepEqual((await load(page, FAT)).ids, one.ids);
+    assert.equal((await load(page, FAT)).plan.download, 0);
     await page.close();
   },
 
@@ -157,9 +155,9 @@ await run({
     // The second visit is the first that the service worker sees.
     await page.reload();
     await load(page, "models/tiny.gguf");
-    server.down = true;
+    server.down = "all";
     await page.reload();
-    assert.deepEqual((await load(page, "models/tiny.gguf")).ids, native.answers[0].ids);
+    assert.deepEqual((await answer(page, "models/tiny.gguf")).ids, native.answers[0].ids);
     await page.close();
   },
 });
