@@ -43,7 +43,7 @@ test: tools driver ## run every test, then every example, then those in a browse
 		printf '\n*** SKIPPED: no model, so its tests and the examples did not run ***\n\n' >&2; \
 	fi
 	@if .ci/setup-browser && .ci/setup-wasm; then \
-		$(MAKE) --no-print-directory web-test; \
+		BENBEN_MODEL="$(FIND_MODEL)" $(MAKE) --no-print-directory web-test; \
 	else \
 		printf '\n*** SKIPPED: no browser, no Node.js or no WebAssembly target, so the browser tests did not run ***\n\n' >&2; \
 	fi

@@ -1,7 +1,8 @@
 // What the browser tests share: a browser, the server that a test may disturb, and a runner.
 //
 // The browser is Debian's Chromium, or what CHROMIUM names; its software GPU will do. FOLDER, the first argument of
-// every test, holds the models and answers written by `cargo test --test web -- --ignored`.
+// every test, holds the models and answers written by `cargo test --test web -- --ignored`. BENBEN_MODEL may name a real
+// one.
 
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
@@ -49,7 +50,8 @@ async function models(request, response) {
     if (!server.sizes) delete headers["content-length"];
     return head.call(response, status, headers);
   };
-  await send(join(folder, pathname.slice("/models/".length)), request, response);
+  const name = pathname.slice("/models/".length);
+  await send(name === "real.gguf" ? process.env.BENBEN_MODEL : join(folder, name), request, response);
   return true;
 }
 

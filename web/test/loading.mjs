@@ -76,6 +76,16 @@ await run({
     await page.close();
   },
 
+  async "a real model takes its vocabulary and little more"() {
+    const { BENBEN_MODEL: path } = process.env;
+    if (!path) return console.log("SKIPPED: BENBEN_MODEL names no model");
+    const page = await open();
+    const { heap } = await load(page, "models/real.gguf");
+    console.log(`        heap ${heap} bytes for ${(await stat(path)).size}`);
+    assert.ok(heap < 40 << 20);
+    await page.close();
+  },
+
   async "a file loads without the server"() {
     const page = await open();
     const found = await page.evaluate(async () => {
