@@ -32,7 +32,7 @@ export async function openFiles(parts, signal) {
   }
   let storage = store ? "opfs" : "none in this browser or window";
   if (store && !(await isRoomFor(sources))) {
-    for (const source of sources) source.file = source.missing ? null : source.file;
+    for (const source of sources) if (source.missing) source.forgo();
     storage = "no room";
   }
   return { sources, storage };

@@ -89,7 +89,7 @@ export class Remote {
       }
       if (response.status === 416) throw this.#refused(response);
       if (this.file) Object.assign(this.file.entry, { size, version });
-      this.size = size;
+      Object.assign(this, { size, version });
       this.#ranges = !whole;
       if (whole) this.#stream = response.body.getReader();
       else this.#keep(new Uint8Array(await response.arrayBuffer()));
@@ -174,6 +174,7 @@ export class Remote {
       this.#keep(new Uint8Array(await response.arrayBuffer()));
       return true;
     }
+    this.#stream ??= (await this.#get(0)).body.getReader();
     const { value, done } = await this.#stream.read();
     if (value) this.#keep(value);
     return !done;
@@ -187,6 +188,7 @@ export class Remote {
     if (absent.length) {
       const from = absent[0] * BLOCK;
       const response = await this.#get(from, Math.min((absent.at(-1) + 1) * BLOCK, this.size) - 1);
+      if (response.status !== 206) throw this.#refused(response);
       const bytes = new Uint8Array(await response.arrayBuffer());
       for (let i = absent[0]; i <= absent.at(-1); i++) {
         this.#blocks.delete(i);
@@ -206,6 +208,15 @@ export class Remote {
     return bytes;
   }
 
+  /** Goes without the store: what is wanted comes from the server, from the start. */
+  forgo() {
+    this.#stream?.cancel().catch(() => {});
+    this.#stream = null;
+    this.file = null;
+    this.#front = [];
+    this.#frontBytes = 0;
+  }
+
   /** Brings what is missing into the store; without one, only what a server without ranges has. */
   async download(report) {
     if (this.missing === 0) return;
@@ -215,7 +226,7 @@ export class Remote {
       } catch (error) {
         // Another tab is storing it, or the disk is full: this tab goes without.
         if (!["NoModificationAllowedError", "QuotaExceededError"].includes(error.name)) throw error;
-        this.file = null;
+        this.forgo();
       }
     }
     this.#direct = !this.file && this.#ranges;
@@ -228,13 +239,14 @@ export class Remote {
     const start = this.stored;
     let done = start;
     const count = (bytes) => (report((done += bytes.length)), bytes);
-    for (const piece of this.#front.splice(0)) yield count(piece);
     this.#frontBytes = 0;
+    for (const piece of this.#front.splice(0)) yield count(piece);
     for (let attempt = 0; this.size === null || done < this.size; ) {
       try {
         if (!this.#stream) {
           const response = await this.#get(done);
-          if (done && response.status !== 206) throw failure("download", "the server has another file now");
+          const same = versionOf(response) === this.version && (!done || response.status === 206);
+          if (!same) throw Object.assign(new Error("the server has another file now"), { status: response.status });
           this.#stream = response.body.getReader();
         }
         for (let part = await this.#stream.read(); !part.done; part = await this.#stream.read()) {
@@ -252,8 +264,9 @@ export class Remote {
         }
         await new Promise((resolve) => setTimeout(resolve, PAUSES[attempt++]));
       } finally {
-        // Only reached with a body under way when whoever takes the pieces has had enough.
-        if (done !== this.size) this.#stream?.cancel().catch(() => {});
+        // With a body under way only when whoever takes the pieces has had enough.
+        this.#stream?.cancel().catch(() => {});
+        this.#stream = null;
       }
     }
   }
