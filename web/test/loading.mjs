@@ -102,7 +102,7 @@ await run({
     const page = await open();
     const shard = (i) => `tiny-0000${i}-of-00003.gguf`;
     assert.deepEqual((await answer(page, `models/${shard(2)}`)).ids, ids);
-    assert.deepEqual((await answer(page, [3, 1, 2].map((i) => `models/${shard(i)}`))).ids, ids);
+    await load(page, [3, 1, 2].map((i) => `models/${shard(i)}`));
     await page.evaluate(async (names) => {
       const file = async (name) => new File([await (await fetch(`models/${name}`)).arrayBuffer()], name);
       globalThis.files = await Promise.all(names.map(file));

@@ -2,24 +2,20 @@
 
 import { native } from "./harness.mjs";
 
-/** Loads `source` (or `globalThis.files`), compiles nothing, disposes of the model. */
-export function load(page, source, options = {}) {
-  return loadAnd(page, source, { warmUp: false, ...options }, 0);
+/** Loads `source` (or `globalThis.files`) and disposes of it; no shader is compiled, which takes the longest. */
+export function load(page, source) {
+  return answer(page, source, 0);
 }
 
-/** Like `load`, and answers the common prompt. */
+/** Like `load`, and answers the common prompt in between. */
 export function answer(page, source, maxTokens = native.maxTokens) {
-  return loadAnd(page, source, {}, maxTokens);
-}
-
-function loadAnd(page, source, options, maxTokens) {
-  return page.evaluate(async ({ source, options, prompt, maxTokens }) => {
+  return page.evaluate(async ({ source, prompt, maxTokens }) => {
     const { Benben } = await import("./benben.js");
     const events = [];
     let planned;
     const model = await Benben.load(source ?? globalThis.files, {
-      ...options,
-      onPlan: (plan) => (planned = { ...plan, events: events.length }),
+      warmUp: false,
+      onPlan: (plan) => (planned = plan),
       onProgress: (event) => events.push(event),
     });
     const ids = [];
@@ -27,7 +23,7 @@ function loadAnd(page, source, options, maxTokens) {
     const { heapBytes: heap } = await model.stats();
     model.dispose();
     return { ids, heap, events, plan: planned, persisted: model.info.persisted };
-  }, { source, options, maxTokens, prompt: native.prompt });
+  }, { source, maxTokens, prompt: native.prompt });
 }
 
 /** The code and the sentence with which a source is refused. */
