@@ -75,7 +75,7 @@ export async function open({ path = "", init, ...options } = {}) {
 
 /** Waits until every worker of a page is gone. */
 export async function idle(page) {
-  for (let i = 0; i < 600 && page.workers().length; i++) await page.waitForTimeout(50);
+  for (let i = 0; i < 2400 && page.workers().length; i++) await page.waitForTimeout(50);
   assert.equal(page.workers().length, 0);
 }
 
