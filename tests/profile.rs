@@ -25,12 +25,12 @@ fn profile(fingerprint: &str, weights: &str) -> Vec<u8> {
 }
 
 fn fingerprint(tiny: &Tiny) -> String {
-    Config::read(&tiny.file()).unwrap().fingerprint
+    block_on(Config::read(&tiny.file())).unwrap().fingerprint
 }
 
 /// The shape of the tiny model with such a file beside it.
 fn beside(json: Vec<u8>) -> Result<Config, Error> {
-    Config::read(&Tiny::new().file().with_sidecar("profile.json", json))
+    block_on(Config::read(&Tiny::new().file().with_sidecar("profile.json", json)))
 }
 
 #[test]
@@ -38,9 +38,9 @@ fn a_fingerprint_is_the_models_and_not_the_files() {
     let tiny = Tiny::new();
     let mut tuned = Tiny::new();
     tuned.tensor("output_norm.weight").values[5] += 0.5;
-    assert_eq!(fingerprint(&tiny), Config::read(&tiny.safetensors()).unwrap().fingerprint);
+    assert_eq!(fingerprint(&tiny), block_on(Config::read(&tiny.safetensors())).unwrap().fingerprint);
     assert_ne!(fingerprint(&tiny), fingerprint(&tuned));
-    assert_eq!(Config::read(&tiny.file()).unwrap().profile, None, "nobody knows the tiny model");
+    assert_eq!(block_on(Config::read(&tiny.file())).unwrap().profile, None, "nobody knows the tiny model");
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn smollm2_has_a_profile_in_this_crate() {
         eprintln!("SKIPPED: BENBEN_MODEL does not name a model file");
         return;
     };
-    let config = Config::read(&ModelFile::open(path.as_ref()).expect("a model file")).unwrap();
+    let config = block_on(Config::read(&ModelFile::open(path.as_ref()).expect("a model file"))).unwrap();
     if config.fingerprint != "ed21a1fa1e4805ec" {
         eprintln!("SKIPPED: {} is not SmolLM2-135M-Instruct", config.name);
         return;

@@ -78,9 +78,9 @@ struct PolicyPlan {
     activation_bytes: u64,
 }
 
-pub fn run(args: &InfoArgs) -> Outcome {
+pub async fn run(args: &InfoArgs) -> Outcome {
     let file = ModelFile::open(&args.model)?;
-    let config = Config::read(&file)?;
+    let config = Config::read(&file).await?;
     let report = Report::new(args, &file, &config, &read_text(&file)?)?;
     if args.json { report::json(&report) } else { Ok(report::say(&report.to_string())?) }
 }

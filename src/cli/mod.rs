@@ -79,7 +79,7 @@ pub fn main() -> ExitCode {
         match command {
             Command::Run(args) => run::run(&args).await,
             Command::Chat(args) => chat::run(&args).await,
-            Command::Info(args) => info::run(&args),
+            Command::Info(args) => info::run(&args).await,
             Command::Doctor(args) => doctor::run(&args).await,
             Command::Bench(args) => bench::run(&args).await,
             Command::Calibrate(args) => calibrate::run(&args).await,

@@ -53,23 +53,24 @@ impl Config {
     /// Reads the shape of the model in `file`.
     ///
     /// # Errors
-    /// [`Error::Format`] when a key is missing, contradicts another one, or asks for what benben does not do.
-    pub fn read(file: &ModelFile) -> Result<Self> {
+    /// [`Error::Format`] when a key is missing, contradicts another one, or asks for what benben does not do;
+    /// [`Error::File`] when the file's source fails.
+    pub async fn read(file: &ModelFile) -> Result<Self> {
         let config = match (file.kind(), file.config()) {
-            (FileKind::Gguf, _) => Self::from_gguf(file)?,
+            (FileKind::Gguf, _) => Self::from_gguf(file).await?,
             (FileKind::Safetensors, Some(json)) => Self::from_json(file, json)?,
             (FileKind::Safetensors, None) => {
                 return Err(Error::format(file.label(), "it has no config.json beside it".to_owned()));
             }
         };
         config.check().map_err(|reason| Error::format(file.label(), reason))?;
-        config.with_profile(file)
+        config.with_profile(file).await
     }
 
     /// The same with its fingerprint, and with the profile beside `file` or the one that this crate has.
-    fn with_profile(self, file: &ModelFile) -> Result<Self> {
+    async fn with_profile(self, file: &ModelFile) -> Result<Self> {
         let norm = match file.tensor("output_norm.weight").filter(|tensor| tensor.shape == [self.width]) {
-            Some(tensor) => file.dequantize(tensor)?,
+            Some(tensor) => file.dequantize(tensor).await?,
             None => Vec::new(),
         };
         let Heads { query, kv, dim } = self.heads;
@@ -85,7 +86,7 @@ impl Config {
         Ok(Self { fingerprint, profile, ..self })
     }
 
-    fn from_gguf(file: &ModelFile) -> Result<Self> {
+    async fn from_gguf(file: &ModelFile) -> Result<Self> {
         let meta = file.meta();
         let architecture = meta.str("general.architecture")?.to_owned();
         if architecture != "llama" {
@@ -122,7 +123,7 @@ impl Config {
                 dims: optional("rope.dimension_count")?.unwrap_or(dim),
                 // llama.cpp's converter permutes the rows of Q and K so that a pair's values are neighbours.
                 interleaved: true,
-                scaling: Scaling::from_gguf(file, &architecture)?,
+                scaling: Scaling::from_gguf(file, &architecture).await?,
             },
             kv_sharing: 1,
             architecture,

@@ -9,6 +9,7 @@ use benben::kv::policy::{BlockPlan, Combine, Full, Measure, Policy, Pooling, Sco
 use benben::model::Config;
 use benben::weights::ModelFile;
 use half::f16;
+use pollster::block_on;
 
 /// A Llama on the CPU, with the weights of a model file.
 pub struct Reference {
@@ -149,8 +150,9 @@ fn scores(
 
 impl Reference {
     pub fn new(file: &ModelFile) -> Self {
-        let config = Config::read(file).expect("a configuration");
-        let find = |name: &str| file.tensor(name).map(|t| file.dequantize(t).expect("a readable tensor"));
+        let config = block_on(Config::read(file)).expect("a configuration");
+        let find =
+            |name: &str| file.tensor(name).map(|t| block_on(file.dequantize(t)).expect("a readable tensor"));
         let tensor = |name: &str| find(name).unwrap_or_else(|| panic!("no tensor {name}"));
         let layers = (0..config.layers).map(|l| {
             let part = |name: &str| tensor(&format!("blk.{l}.{name}.weight"));
