@@ -30,12 +30,14 @@ pub mod matvec;
 mod matvec_groups;
 mod matvec_lanes;
 pub mod nll;
+pub mod observe;
 pub mod pool;
 pub mod rms_norm;
 pub mod rope_split;
 pub mod rope_write;
 pub mod sample;
 pub mod score;
+pub mod seed;
 pub mod select;
 mod team;
 pub mod thin;
@@ -44,7 +46,7 @@ use crate::gpu::ShaderKey;
 
 /// One variant at least of every way in which a shader can be assembled, for validation without a device.
 pub fn variants() -> Vec<ShaderKey> {
-    let kernels: [fn() -> Vec<ShaderKey>; 23] = [
+    let kernels: [fn() -> Vec<ShaderKey>; 25] = [
         accumulate::variants,
         attention_decode_groups::variants,
         attention_decode_lanes::variants,
@@ -60,12 +62,14 @@ pub fn variants() -> Vec<ShaderKey> {
         matmul::variants,
         matvec::variants,
         nll::variants,
+        observe::variants,
         pool::variants,
         rms_norm::variants,
         rope_split::variants,
         rope_write::variants,
         sample::variants,
         score::variants,
+        seed::variants,
         select::variants,
         thin::variants,
     ];

@@ -11,9 +11,9 @@
 //! behind the live ones. So the host needs to know only how many rows live, never which.
 
 use super::KvOptions;
-use super::policy::SINKS;
+use super::policy::{Rank, SINKS};
 use crate::Result;
-use crate::gpu::{Gpu, Recorder, Tensor};
+use crate::gpu::{Class, Gpu, Recorder, Tensor};
 use crate::kernels::kv_code::KvBits;
 use crate::kernels::kv_row::{Basis, Format, Heads, KvRows};
 
@@ -98,9 +98,8 @@ impl Tiers {
 
     /// Bytes of so many rows, their steps included.
     pub fn bytes(&self, rows: TierRows, heads: Heads) -> u64 {
-        let of = |role| {
-            self.format(role).map_or(0, |format| rows.of(role) as u64 * format.bytes_per_token(heads))
-        };
+        let of =
+            |role| self.format(role).map_or(0, |format| rows.of(role) as u64 * format.bytes_per_token(heads));
         Role::ALL.into_iter().map(of).sum()
     }
 }
@@ -121,6 +120,10 @@ struct Layer {
     basis: Basis,
     /// In order of their roles; the last one is the main one.
     tiers: Vec<Tier>,
+    /// What the first tokens are projected to, where they follow the window. `[qkv width]` each
+    first_tokens: Vec<Tensor<f32>>,
+    /// How far the first tokens have followed.
+    skipped: usize,
 }
 
 /// The cache of one sequence.
@@ -150,7 +153,9 @@ impl Cache {
                 tiers.format(role).map(|format| Ok(Tier { role, rows: pool(format)?, live: 0 }))
             };
             let tiers = Role::ALL.into_iter().filter_map(tier).collect::<Result<_>>()?;
-            Ok(Layer { basis, tiers })
+            let follow = if options.policy.rank() == Some(Rank::Age) { SINKS } else { 0 };
+            let projected = |_| gpu.tensor(Class::Kv, "first token", heads.qkv_width());
+            Ok(Layer { basis, tiers, first_tokens: (0..follow).map(projected).collect(), skipped: 0 })
         };
         let layers = (0..layers).map(layer).collect::<Result<_>>()?;
         Ok(Self { gpu: gpu.clone(), heads, tiers, sets, layers })
@@ -212,6 +217,19 @@ impl Cache {
         self.layers[layer].tiers.iter().map(|tier| tier.live).sum()
     }
 
+    /// Where a layer keeps what its first tokens were projected to; empty where they stay at their positions.
+    pub fn first_tokens(&self, layer: usize) -> &[Tensor<f32>] {
+        &self.layers[layer].first_tokens
+    }
+
+    /// True when a layer's first tokens follow its window and have not yet done so by `skipped` positions, which
+    /// the caller now does.
+    pub fn skips_to(&mut self, layer: usize, skipped: usize) -> bool {
+        let layer = &mut self.layers[layer];
+        let before = std::mem::replace(&mut layer.skipped, skipped);
+        before != skipped && !layer.first_tokens.is_empty()
+    }
+
     /// Live rows of each layer.
     pub fn rows_per_layer(&self) -> Vec<usize> {
         (0..self.depth()).map(|l| self.rows(l)).collect()
@@ -222,6 +240,13 @@ impl Cache {
         (0..self.depth()).map(|l| self.main(l).live).collect()
     }
 
+    /// Live rows of each tier of a layer.
+    pub fn live(&self, layer: usize) -> TierRows {
+        let tiers = &self.layers[layer].tiers;
+        let of = |role| tiers.iter().find(|tier| tier.role == role).map_or(0, |tier| tier.live);
+        TierRows { sinks: of(Role::Sinks), tail: of(Role::Tail), main: of(Role::Main) }
+    }
+
     /// Live rows of the fullest layer.
     pub fn most_rows(&self) -> usize {
         (0..self.depth()).map(|l| self.rows(l)).max().unwrap_or(0)
@@ -229,15 +254,7 @@ impl Cache {
 
     /// Live rows of each tier of each layer, to come back to with [`Cache::restore`].
     pub fn checkpoint(&self) -> Vec<TierRows> {
-        let of = |layer: &Layer, role| {
-            layer.tiers.iter().find(|tier| tier.role == role).map_or(0, |tier| tier.live)
-        };
-        let all = |layer: &Layer| TierRows {
-            sinks: of(layer, Role::Sinks),
-            tail: of(layer, Role::Tail),
-            main: of(layer, Role::Main),
-        };
-        self.layers.iter().map(all).collect()
+        (0..self.depth()).map(|l| self.live(l)).collect()
     }
 
     /// Forgets the rows that every layer gained since a checkpoint.

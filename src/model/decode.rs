@@ -1,4 +1,4 @@
-//! One token through the layers: seven dispatches a layer, eight where a policy keeps running sums.
+//! One token through the layers: seven dispatches a layer, eight where running sums are kept.
 
 use super::{DecodeScratch, Model};
 use crate::Result;
@@ -10,8 +10,7 @@ use crate::kernels::embed::embed;
 use crate::kernels::matrix::{Epilogue, Norm};
 use crate::kernels::matvec::matvec;
 use crate::kernels::rope_write::rope_write;
-use crate::kernels::thin::thin;
-use crate::kv::policy::ThinStep;
+use crate::kv::policy::Observation;
 use crate::kv::{Cache, Role, Tier, TierRows};
 
 /// Rows for which one more part of a head's attention pays.
@@ -24,6 +23,8 @@ pub struct DecodeStep {
     pub position: usize,
     /// For a policy that thins: what its running sums need to know.
     pub window: Option<DecodeWindow>,
+    /// What the token adds to the running sums of a bounded layer.
+    pub observation: Option<Observation>,
 }
 
 /// The generated part of a sequence, as the running sums see it.
@@ -59,13 +60,20 @@ impl Model {
         step: DecodeStep,
     ) -> Result<()> {
         let (layer, heads, epsilon) = (&self.layers[l], self.config.heads, self.config.epsilon);
+        self.follow(rec, &d.q, cache, l, step.position)?;
         let main = cache.main(l);
         let (pool, row) = (&main.rows, main.live);
         let live = row + 1;
         let attention = Norm { weight: &layer.attention_norm, epsilon };
         matvec(rec, &layer.qkv, d.hidden.bind(), Some(attention), Epilogue::Store, &d.qkv)?;
+        if let Some(first) = cache.first_tokens(l).get(step.position) {
+            rec.copy(&d.qkv, 0, first, 0, heads.qkv_width());
+        }
         rope_write(rec, &d.qkv, step.position as u32, &self.rope(), pool, row, &d.q)?;
-        self.attend_one(rec, d, cache, l, step.window.is_some())?;
+        self.attend_one(rec, d, cache, l, step.window.is_some() || step.observation.is_some())?;
+        if let Some(observation) = step.observation {
+            self.observe_layer(rec, d, cache, (l, live), observation)?;
+        }
         if let Some(DecodeWindow { prompt, block, first }) = step.window {
             let window =
                 Window { prompt: prompt as u32, block: block as u32, position: step.position as u32 };
@@ -104,22 +112,6 @@ impl Model {
         }
         let rotated = cache.basis(l).v_rotated;
         attention_merge(rec, &d.partial, self.config.heads, total, rotated, &d.attended, &d.lse)
-    }
-
-    /// Records the thinning of one block of a layer's rows.
-    pub fn thin_layer(
-        &self,
-        rec: &mut Recorder,
-        d: &DecodeScratch,
-        cache: &mut Cache,
-        l: usize,
-        step: ThinStep,
-    ) -> Result<()> {
-        let ThinStep { start, block, keep, slope } = step;
-        let Tier { rows, live, .. } = cache.main(l);
-        thin(rec, &rows.book, rows.capacity, &d.table, start, block, keep, *live, slope)?;
-        cache.drop_rows(l, block - keep);
-        Ok(())
     }
 
     /// Records the logits of the hidden row.

@@ -7,6 +7,7 @@
 //! prefill.rs           many rows through one layer
 //! choose.rs            which of them the plan's counts let live
 //! decode.rs            one row through one layer
+//! refresh.rs           which rows leave while a session goes on
 //! ```
 
 mod choose;
@@ -16,6 +17,7 @@ mod load;
 mod prefill;
 #[cfg(test)]
 mod probes;
+mod refresh;
 mod rope;
 mod scratch;
 mod synthetic;

@@ -3,6 +3,8 @@
 //! Each layer runs on the rows that the layers before it let through. The block's K and V live in scratch while
 //! the layer works; only the rows that the plan retains are written to the pool, in its format and packed.
 
+use std::sync::Arc;
+
 use super::scratch::{CHUNK, MAIN, PrefillScratch, TAIL};
 use super::{DecodeScratch, Layer, Model};
 use crate::Result;
@@ -17,7 +19,7 @@ use crate::kernels::matrix::Epilogue;
 use crate::kernels::nll::nll;
 use crate::kernels::rms_norm::rms_norm;
 use crate::kernels::rope_split::rope_split;
-use crate::kv::policy::{BlockPlan, LayerRows, SINKS};
+use crate::kv::policy::{BlockPlan, Bounds, LayerRows, Rank, SINKS};
 use crate::kv::{Cache, Role, TierRows};
 
 /// Rows that a first block has at least, for the mean of its keys to stand for those of the rows to come.
@@ -39,12 +41,19 @@ pub struct Block {
     pub(super) per_head: bool,
     /// Every row is wanted after the last layer, not only the last one.
     all_rows: bool,
+    /// What the layers may hold, where the plan was made to fit.
+    bounds: Option<Arc<Bounds>>,
 }
 
 impl Block {
     /// A block whose first token stands at position `start`.
     pub fn new(plan: BlockPlan, start: usize, per_head: bool, all_rows: bool) -> Self {
-        Self { plan, start, layer: 0, side: 0, per_head, all_rows }
+        Self { plan, start, layer: 0, side: 0, per_head, all_rows, bounds: None }
+    }
+
+    /// The block, whose plan was made to fit these bounds: earlier rows make room for it.
+    pub fn within(self, bounds: Option<Arc<Bounds>>) -> Self {
+        Self { bounds, ..self }
     }
 
     /// True when every layer is recorded.
@@ -59,6 +68,17 @@ impl Block {
 
     pub(super) fn rows(&self) -> LayerRows {
         self.plan.layers[self.layer]
+    }
+
+    /// The next layer.
+    pub fn layer(&self) -> usize {
+        self.layer
+    }
+
+    /// How the next layer's rows are ranked from now on, if it is bounded.
+    pub(super) fn rank(&self) -> Option<Rank> {
+        let bounds = self.bounds.as_ref()?;
+        bounds.most(self.layer).map(|_| bounds.rank())
     }
 }
 
@@ -84,16 +104,18 @@ impl Model {
         embed(rec, &s.tokens, 0, &self.embedding, 1.0, &s.hidden[0], tokens.len())
     }
 
-    /// Records the block's next layer.
+    /// Records the block's next layer. Returns how many earlier rows left it to make room.
     pub fn prefill_layer(
         &self,
         rec: &mut Recorder,
         s: &PrefillScratch,
+        d: &DecodeScratch,
         cache: &mut Cache,
         block: &mut Block,
-    ) -> Result<()> {
+    ) -> Result<usize> {
         let (l, rows, layer) = (block.layer, block.rows(), &self.layers[block.layer]);
         let prefix = cache.rows(l);
+        self.follow(rec, &d.q, cache, l, block.start)?;
         self.attend(rec, s, cache, block, prefix)?;
         // After the last layer only the last row is read, so that is all that leaves it.
         let last = l + 1 == self.layers.len() && !block.all_rows;
@@ -101,16 +123,19 @@ impl Model {
         self.feed_forward(rec, s, layer, block.side, from, rows.enter)?;
         let gains = rows.split(cache.tiers(), block.sinks());
         let listed = self.choose(rec, s, block, gains, prefix)?;
-        self.keep(rec, s, cache, block, gains, listed)?;
+        let room = block.bounds.as_ref().and_then(|bounds| bounds.make_room(l, cache.live(l), gains));
+        let dropped = room.map_or(Ok(0), |step| self.thin_layer(rec, d, cache, l, step))?;
+        self.keep(rec, s, cache, block, gains, listed, prefix)?;
         cache.add(l, gains);
         if rows.propagate < rows.enter && !last {
             self.propagate(rec, s, block)?;
         }
         block.layer += 1;
-        Ok(())
+        Ok(dropped)
     }
 
     /// Packs the rows that each tier gains.
+    #[expect(clippy::too_many_arguments, reason = "a block, and what was decided about its rows")]
     fn keep(
         &self,
         rec: &mut Recorder,
@@ -119,8 +144,9 @@ impl Model {
         block: &Block,
         gains: TierRows,
         listed: bool,
+        prefix: usize,
     ) -> Result<()> {
-        let (l, prefix, positions) = (block.layer, cache.rows(block.layer), &s.positions[block.side]);
+        let (l, positions) = (block.layer, &s.positions[block.side]);
         let basis = cache.basis(l);
         if prefix == 0 && basis.k_rotated {
             // The mean of a handful of rows says more of these than of the rows to come: then it is none's.
@@ -137,6 +163,9 @@ impl Model {
                 Role::Main => Rows::From(gains.sinks),
             };
             kv_write(rec, &s.k, &s.v, prefix, positions.bind(), rows, &tier.rows, tier.live, count)?;
+            if tier.role == Role::Main {
+                self.seed_rows(rec, s, cache, block, rows, count, prefix)?;
+            }
         }
         Ok(())
     }
@@ -164,6 +193,13 @@ impl Model {
                 width,
             )?;
             matmul(rec, &layer.qkv, s.normed.bind(), count, Epilogue::Store, &s.qkv)?;
+            if first == 0 {
+                for (row, token) in
+                    cache.first_tokens(block.layer).iter().skip(block.start).take(count).enumerate()
+                {
+                    rec.copy(&s.qkv, row * heads.qkv_width(), token, 0, heads.qkv_width());
+                }
+            }
             let positions = s.positions[block.side].view(first, count);
             let q = s.q.view(first * heads.q_width(), count * heads.q_width());
             rope_split(

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{BlockPlan, Budget, Full, Joint, Policy};
+use super::{BlockPlan, Budget, Full, Joint, Policy, Rank};
 use crate::kernels::kv_code::KvBits;
 use crate::kv::{Format, KvOptions};
 use crate::{Error, Result};
@@ -30,6 +30,10 @@ impl Policy for Auto {
 
     fn plan(&self, rows: usize, layers: usize) -> Result<BlockPlan> {
         if rows <= SHORT { Full.plan(rows, layers) } else { self.joint.plan(rows, layers) }
+    }
+
+    fn rank(&self) -> Option<Rank> {
+        self.joint.rank()
     }
 
     fn per_head(&self) -> bool {

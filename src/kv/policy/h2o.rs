@@ -4,7 +4,7 @@
 //! drops a row at every step from sums over the queries so far, over rows that earlier steps left. Here a prompt
 //! runs dense and the sums are over all of its queries, which see every row: what that algorithm approximates.
 
-use super::{BlockPlan, Budget, Measure, Policy, Ramp, SINKS, Scoring, Term, refuse_nothing};
+use super::{BlockPlan, Budget, Measure, Policy, Ramp, Rank, SINKS, Scoring, Term, refuse_nothing};
 use crate::Result;
 
 /// Column sums of attention, for each KV head.
@@ -31,6 +31,10 @@ impl Policy for H2o {
         let measure = Measure { recent: rows, ramp: Ramp::FLAT, averaged: false, by_value: false };
         let scoring = Scoring { terms: vec![Term { measure, pooling: None }], sinks: SINKS };
         Ok(BlockPlan::evict(rows, counts, |retain| retain / 2, scoring))
+    }
+
+    fn rank(&self) -> Option<Rank> {
+        Some(Rank::SUM)
     }
 
     fn per_head(&self) -> bool {

@@ -5,7 +5,7 @@
 //! so that the larger of them is comparable from row to row. Averaging lifts H2O's bias towards early rows.
 
 use super::snap_kv::WINDOW;
-use super::{BlockPlan, Budget, Measure, Policy, Pooling, Ramp, SINKS, Scoring, Term, refuse_nothing};
+use super::{BlockPlan, Budget, Measure, Policy, Pooling, Ramp, Rank, SINKS, Scoring, Term, refuse_nothing};
 use crate::Result;
 
 /// The larger of an averaged column sum and a pooled window.
@@ -36,6 +36,10 @@ impl Policy for Joint {
             Term { measure: window, pooling: Some(Pooling::Max(7)) },
         ];
         Ok(BlockPlan::evict(rows, counts, |_| WINDOW.min(rows), Scoring { terms, sinks: SINKS }))
+    }
+
+    fn rank(&self) -> Option<Rank> {
+        Some(Rank::MEAN)
     }
 
     fn per_head(&self) -> bool {

@@ -12,9 +12,11 @@
 //! which rows are never up for selection                               LayerRows::protected, Scoring::sinks
 //! one selection a layer or one for each KV head                       Policy::per_head
 //! whether dropped rows still run through deeper layers                LayerRows::propagate
+//! what goes once a layer holds what it may                            Policy::rank, Bounds
 //! ```
 
 mod auto;
+mod bounds;
 mod choice;
 mod h2o;
 mod joint;
@@ -33,6 +35,7 @@ use crate::{Error, Result};
 
 pub use crate::kernels::pool::Pooling;
 pub use crate::kernels::score::{Measure, Ramp};
+pub use bounds::{Bounds, Observation, Rank};
 pub use choice::{Choice, Name};
 pub use h2o::H2o;
 pub use joint::Joint;
@@ -68,6 +71,11 @@ pub trait Policy: std::fmt::Debug + Send + Sync {
     /// True when every KV head chooses its own rows, which takes one row table for each.
     fn per_head(&self) -> bool {
         false
+    }
+
+    /// How rows are ranked to stay within the budget while a session goes on; absent, they are not bounded.
+    fn rank(&self) -> Option<Rank> {
+        None
     }
 
     /// How generated rows are thinned as they leave the recent window.
@@ -183,10 +191,7 @@ impl Policy for Full {
     }
 
     fn plan(&self, rows: usize, layers: usize) -> Result<BlockPlan> {
-        Ok(BlockPlan {
-            layers: vec![LayerRows::dense(rows); layers],
-            scoring: None,
-        })
+        Ok(BlockPlan { layers: vec![LayerRows::dense(rows); layers], scoring: None })
     }
 
     fn one_shot(&self) -> bool {

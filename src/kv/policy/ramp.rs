@@ -33,6 +33,17 @@ impl Budget {
         }
     }
 
+    /// Refuses an absolute budget that does not hold the rows which a policy keeps in any case.
+    pub(super) fn refuse_below(&self, least: usize) -> Result<()> {
+        match self {
+            Self::Rows(keep) if *keep < least => Err(Error::Invalid(format!(
+                "a budget of {keep} rows is below the {least} first and latest rows that are always kept; try {}",
+                (2 * least).next_power_of_two()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// Rows of each layer, never below `least`, under a falling (`linear`) or an even schedule.
     pub(super) fn spread(
         &self,
@@ -51,6 +62,7 @@ impl Budget {
             }
             return Ok(list.iter().map(|&keep| clamp(keep)).collect());
         }
+        self.refuse_below(if falling { 1 } else { least })?;
         let share = self.share(rows)?;
         let shares = if falling { linear(share, layers) } else { vec![share; layers] };
         Ok(shares.iter().map(|s| clamp((s * rows as f64).round() as usize)).collect())

@@ -3,7 +3,7 @@
 //! After Xiao et al., "Efficient Streaming Language Models with Attention Sinks" (arXiv 2309.17453). Theirs slides
 //! and counts positions inside the window; here rows keep the position that they were computed at.
 
-use super::{BlockPlan, Budget, Policy, SINKS, Scoring, refuse_nothing};
+use super::{BlockPlan, Budget, Policy, Rank, SINKS, Scoring, refuse_nothing};
 use crate::Result;
 
 /// Sinks and a window: nothing is scored.
@@ -30,5 +30,9 @@ impl Policy for Streaming {
         // All that is protected are the latest rows; the sinks then rank first by standing first.
         let window = |retain: usize| retain.saturating_sub(SINKS);
         Ok(BlockPlan::evict(rows, counts, window, Scoring { terms: Vec::new(), sinks: SINKS }))
+    }
+
+    fn rank(&self) -> Option<Rank> {
+        Some(Rank::Age)
     }
 }
