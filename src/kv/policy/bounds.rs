@@ -12,9 +12,9 @@ use crate::kernels::thin::{Cut, Score};
 use crate::kv::{KvOptions, TierRows, Tiers};
 
 /// Rows that are dropped together, at most.
-const EVERY: usize = 16;
+const EVERY: usize = 64;
 /// One query in so many is observed, for as many.
-const SAMPLE: usize = 4;
+const SAMPLE: usize = 8;
 /// Queries at the end of a prompt whose attention tells what its rows receive on average.
 const RECENT: usize = 128;
 
@@ -63,7 +63,7 @@ struct Bound {
 impl Bound {
     /// Rows of the main tier that go together: few of a small tier.
     fn every(&self) -> usize {
-        1 << (self.most.main / 4).clamp(1, EVERY).ilog2()
+        1 << (self.most.main / 8).clamp(1, EVERY).ilog2()
     }
 }
 
@@ -205,7 +205,7 @@ mod tests {
             for layer in 0..5 {
                 let (fewest, most) = decode(&bounds, layer, 300);
                 assert!(
-                    most == budget && fewest > budget - budget.div_ceil(4).min(EVERY),
+                    most == budget && fewest > budget - budget.div_ceil(8).min(EVERY),
                     "{fewest}..{most}"
                 );
             }
@@ -215,12 +215,12 @@ mod tests {
     #[test]
     fn layers_drop_at_different_tokens() {
         let options = KvOptions::new(H2o::new(Budget::Rows(256)), Format::F16);
-        let bounds = Bounds::new(&options, 16, 2000).unwrap().unwrap();
+        let bounds = Bounds::new(&options, 32, 2000).unwrap().unwrap();
         for position in 100..120 {
             let due = |&l: &usize| bounds.due(l, position, rows(255)).is_some();
-            assert_eq!((0..16).filter(due).count(), 1);
+            assert_eq!((0..32).filter(due).count(), 1);
             let seen = |&l: &usize| bounds.observes(l, position).is_some();
-            assert_eq!((0..16).filter(seen).count(), 4);
+            assert_eq!((0..32).filter(seen).count(), 4);
         }
     }
 
@@ -251,8 +251,8 @@ mod tests {
             (gains.main, dropped, plan.layers[0].protected)
         };
         let h2o = KvOptions::new(H2o::new(Budget::Rows(100)), Format::F16);
-        assert_eq!(fitted(&h2o, 30, rows(60)), (30, 0, 30));
-        assert_eq!(fitted(&h2o, 90, rows(60)), (50, 10, 50));
+        assert_eq!(fitted(&h2o, 30, rows(60)), (30, 0, 15));
+        assert_eq!(fitted(&h2o, 90, rows(60)), (50, 10, 45));
         assert_eq!(fitted(&h2o, 300, rows(10)), (90, 0, 50));
         let streaming = KvOptions::new(Streaming::new(Budget::Share(0.1)), four);
         let now = TierRows { sinks: 4, main: 96, tail: 0 };

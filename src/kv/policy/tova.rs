@@ -1,7 +1,7 @@
 //! TOVA's rows: those that the last token attends to most, on average over the heads.
 //!
-//! After Oren et al., "Transformers are Multi-State RNNs" (arXiv 2401.06104), applied once to a whole prompt, where
-//! the original drops one row a step, each by the attention of the token of that step.
+//! After Oren et al., "Transformers are Multi-State RNNs" (arXiv 2401.06104), applied to a whole prompt and then to
+//! some steps at a time, where the original drops one row a step, each by the attention of the token of that step.
 
 use super::{BlockPlan, Budget, Policy, Ramp, Rank, SINKS, Scoring, refuse_nothing};
 use crate::Result;
