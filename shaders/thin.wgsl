@@ -1,8 +1,10 @@
-// thin: drops the least attended rows of one block from a table of live rows, keeping the order of the others.
-// before: [ rows before | block            | rows after | free ]      `old` holds block and rows after
-// after:  [ rows before | kept | rows after | dropped   | free ]      `book` is rewritten from `start` on
-// book [4, capacity] u32: slot of the i-th live row, then by slot: position, A, B (f32 bits) · old [count - start]
-// one workgroup of 64 lanes; a lane per row of the block (at most 64), then all lanes for the rows after it.
+// thin: drops the lowest rows of a block from tables of live rows, keeping the order of the others.
+// before: [ rows before | block            | rows after | free ]
+// after:  [ rows before | kept | rows after | dropped   | free ]
+// book: its tables, see kv_row.rs · old [sets][count - start] u32, where a table's rows from `start` on are put
+// aside while it is rewritten
+// grid (sets); a workgroup of 256 lanes per table. Equal scores go to the row that stands first.
+#import radix
 
 struct Params {
     capacity: u32,
@@ -10,46 +12,61 @@ struct Params {
     block: u32,
     keep: u32,
     count: u32,
+    mean: u32,
     slope: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> old: array<u32>;
+@group(0) @binding(1) var<storage, read_write> old: array<u32>;
 @group(0) @binding(2) var<storage, read_write> book: array<u32>;
 
-var<workgroup> keys: array<u32, 64>;
-var<workgroup> kept: array<u32, 64>;
+const INFINITY_BITS = 0x7f800000u;
 
-/// The row's score as a key that orders like it; NaN counts as 0, as in the selection of a prompt's rows.
-fn score(slot: u32) -> u32 {
-    let a = bitcast<f32>(book[2u * params.capacity + slot]);
-    let b = bitcast<f32>(book[3u * params.capacity + slot]);
-    let bits = bitcast<u32>(a + params.slope * b);
-    return select(0u, bits, bits <= 0x7f800000u);
+// Where this workgroup's table begins in `book`, and its rows in `old`.
+var<private> table: u32;
+var<private> aside: u32;
+
+/// The score of a row of the block as a key that orders like it; NaN and negative ones count as 0.
+fn item(i: u32) -> vec2<u32> {
+    let slot = min(old[aside + i], params.capacity - 1u);
+    let a = bitcast<f32>(book[table + 2u * params.capacity + slot]);
+    let b = bitcast<f32>(book[table + 3u * params.capacity + slot]);
+    let bits = bitcast<u32>(select(a + params.slope * b, a / max(b, 1.0), params.mean != 0u));
+    return vec2(select(0u, bits, bits <= INFINITY_BITS), 1u);
 }
 
-@compute @workgroup_size(64)
-fn main(@builtin(local_invocation_index) lane: u32) {
-    let slot = old[min(lane, params.block - 1u)];
-    let key = score(min(slot, params.capacity - 1u));
-    keys[lane] = key;
-    workgroupBarrier();
-    var better = 0u;
-    for (var j = 0u; j < params.block; j++) {
-        better += u32(keys[j] > key || (keys[j] == key && j < lane));
-    }
-    let keep = better < params.keep;
-    kept[lane] = u32(keep);
-    workgroupBarrier();
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let rows = params.count - params.start;
+    table = group.x * 4u * params.capacity;
+    aside = group.x * rows;
+    let first = table + params.start;
+    for (var i = lane; i < rows; i += 256u) { old[aside + i] = book[first + i]; }
+    storageBarrier();
+    let cut = radix_cut(lane, params.block, params.keep);
 
-    let dropped = params.block - params.keep;
-    if lane < params.block {
-        var kept_before = 0u;
-        for (var j = 0u; j < lane; j++) { kept_before += kept[j]; }
-        let dropped_at = params.count - dropped + lane - kept_before;
-        book[select(dropped_at, params.start + kept_before, keep)] = slot;
+    // Each lane moves a run of neighbouring rows, so one scan over the lanes places them all in order.
+    let run = (params.block + 255u) / 256u;
+    let begin = min(lane * run, params.block);
+    let end = min(begin + run, params.block);
+    var above = 0u;
+    var equal = 0u;
+    for (var i = begin; i < end; i++) {
+        let key = item(i).x;
+        above += u32(key > cut.x);
+        equal += u32(key == cut.x);
     }
-    for (var i = params.block + lane; i < params.count - params.start; i += 64u) {
-        book[params.start + i - dropped] = old[i];
+    let above_before = scan_across(lane, above).x;
+    var ties = scan_across(lane, equal).x;
+    var kept = above_before + min(ties, cut.y);
+    for (var i = begin; i < end; i++) {
+        let key = item(i).x;
+        let stays = key > cut.x || (key == cut.x && ties < cut.y);
+        book[first + select(rows - params.block + params.keep + i - kept, kept, stays)] = old[aside + i];
+        kept += u32(stays);
+        ties += u32(key == cut.x);
+    }
+    for (var i = params.block + lane; i < rows; i += 256u) {
+        book[first + params.keep + i - params.block] = old[aside + i];
     }
 }

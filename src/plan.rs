@@ -2,6 +2,7 @@
 
 use crate::gpu::Gpu;
 use crate::kernels::matrix::RowFormat;
+use crate::kv::policy::Rank;
 use crate::kv::{KvOptions, Tiers};
 use crate::model::{Config, MOST_CONTEXT, PrefillScratch, stacks};
 use crate::weights::ModelFile;
@@ -9,6 +10,16 @@ use crate::{Error, Result};
 
 /// Rows that a block of a policy without one-shot prompts has at most.
 pub(crate) const BLOCK_ROWS: usize = 512;
+
+/// Rows of a prompt of `rows` tokens that run together: all of them where the policy ranks them by what the last
+/// ones attend to, and where age decides, as many as the model was trained to see at once.
+pub(crate) fn block_rows(kv: &KvOptions, config: &Config, rows: usize) -> usize {
+    match (kv.policy.one_shot(), kv.policy.rank()) {
+        (false, _) => rows.min(BLOCK_ROWS),
+        (true, Some(Rank::Age)) => rows.min(config.context.max(BLOCK_ROWS)),
+        (true, _) => rows,
+    }
+}
 
 /// What a device can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,8 +97,9 @@ impl Plan {
         let tiers = Tiers::new(&kv);
         let layers: Vec<u64> =
             block.gains(&tiers, true).into_iter().map(|rows| tiers.bytes(rows, config.heads)).collect();
-        let (in_block, before) =
-            if kv.policy.one_shot() { (context, 0) } else { (context.min(BLOCK_ROWS), context) };
+        let in_block = block_rows(&kv, config, context);
+        let kept = block.layers.iter().map(|layer| layer.retain).max().unwrap_or(0);
+        let before = if kv.policy.one_shot() && in_block == context { 0 } else { kept };
         let (scratch, largest) = PrefillScratch::bytes(config, in_block, before);
         Ok(Self {
             weights: 0,

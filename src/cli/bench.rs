@@ -1,10 +1,11 @@
 //! `benben bench`: prefill and decode speed, beside the bandwidth that the adapter reaches at best.
 //!
 //! A short answer comes first, so that no shader is compiled while the clock runs. Each number is the median of
-//! the runs.
+//! the runs. Of a long answer, its quarters tell whether tokens become slower and memory fuller as it goes on.
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use benben::model::SyntheticPreset;
 use benben::{Error, GenerateOptions, KvOptions, Model, Result, RowFormat, Session};
@@ -19,6 +20,9 @@ use super::report::{self, Table, bytes};
 /// Tokens of the warm-up: enough that every policy drops some, so that its kernels run too.
 const WARM_UP: usize = 128;
 
+/// Tokens of an answer from which on its quarters are told.
+const LONG: usize = 256;
+
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
     /// A GGUF file, or a directory with safetensors
@@ -30,7 +34,7 @@ pub struct BenchArgs {
     /// Tokens of the prompt
     #[arg(long, value_name = "N", default_value = "512", value_parser = count)]
     prompt_tokens: usize,
-    /// Tokens to generate
+    /// Tokens to generate; of 256 or more, each quarter is told
     #[arg(long, value_name = "N", default_value = "32", value_parser = count)]
     max_tokens: usize,
     /// Times to measure
@@ -62,9 +66,21 @@ struct Report {
     weight_gb_per_second: Option<f64>,
     weight_share_of_copy: Option<f64>,
     dispatches_per_token: Option<f64>,
+    /// Of the last run, if it was long.
+    quarters: Vec<Quarter>,
     kv_bytes: u64,
     kv_bytes_full_f16: u64,
     peak_bytes: u64,
+}
+
+/// A quarter of an answer.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Quarter {
+    /// The median over its tokens.
+    ms_per_token: f64,
+    /// When it ended.
+    kv_bytes: u64,
+    device_bytes: u64,
 }
 
 pub async fn run(args: &BenchArgs) -> Outcome {
@@ -98,6 +114,7 @@ pub async fn run(args: &BenchArgs) -> Outcome {
         weight_gb_per_second: weights,
         weight_share_of_copy: weights.map(|rate| rate / copy),
         dispatches_per_token: over(|run| run.dispatches),
+        quarters: runs.last().map_or(Vec::new(), |run| run.quarters.clone()),
         kv_bytes: rows.bytes,
         kv_bytes_full_f16: rows.bytes_full_f16,
         peak_bytes: gpu.bytes().peak,
@@ -123,6 +140,7 @@ struct Run {
     first_token: f64,
     decode: Option<f64>,
     dispatches: Option<f64>,
+    quarters: Vec<Quarter>,
 }
 
 /// Answers a prompt of `prompt` arbitrary tokens with exactly `answer` tokens.
@@ -135,10 +153,21 @@ async fn measure(session: &mut Session, prompt: usize, answer: usize) -> Result<
     let options =
         GenerateOptions { max_tokens: answer, stop: Some(Vec::new()), ..GenerateOptions::default() };
     let mut generation = session.generate(&options)?;
-    let mut dispatches = Vec::new();
+    let (mut dispatches, mut times, mut quarters) = (Vec::new(), Vec::new(), Vec::new());
+    let mut before = Instant::now();
     while let Some(id) = generation.next().await {
         id?;
         dispatches.push(gpu.counters().dispatches);
+        times.push(1e3 * before.elapsed().as_secs_f64());
+        before = Instant::now();
+        if answer >= LONG && dispatches.len() == (quarters.len() + 1) * answer / 4 {
+            let (kv, held) = (generation.session().kv(), gpu.bytes());
+            quarters.push(Quarter {
+                ms_per_token: median(std::mem::take(&mut times)).unwrap_or(0.0),
+                kv_bytes: kv.bytes,
+                device_bytes: held.weights + held.kv + held.scratch,
+            });
+        }
     }
     drop(generation);
     // Steps are submitted ahead: between two tokens one step is recorded, and none near the end.
@@ -149,6 +178,7 @@ async fn measure(session: &mut Session, prompt: usize, answer: usize) -> Result<
         first_token: timing.prefill.as_secs_f64(),
         decode: (timing.answer_tokens > 1).then(|| timing.decode_rate()),
         dispatches: median(steps.collect()),
+        quarters,
     })
 }
 
@@ -165,6 +195,14 @@ impl Report {
         row("copy, for comparison", number(Some(self.copy_gb_per_second), "GB/s"));
         row("weights read / copy", number(self.weight_share_of_copy.map(|x| 100.0 * x), "%"));
         row("dispatches per token", self.dispatches_per_token.map_or("-".to_owned(), |n| n.to_string()));
+        if !self.quarters.is_empty() {
+            let each = |value: &dyn Fn(&Quarter) -> String| -> String {
+                self.quarters.iter().map(value).collect::<Vec<_>>().join(", ")
+            };
+            row("ms per token, by quarter", each(&|q| format!("{:.2}", q.ms_per_token)));
+            row("KV cache, by quarter", each(&|q| bytes(q.kv_bytes)));
+            row("on the device, by quarter", each(&|q| bytes(q.device_bytes)));
+        }
         row("KV cache", bytes(self.kv_bytes));
         row("full f16 cache", bytes(self.kv_bytes_full_f16));
         row("peak on the device", bytes(self.peak_bytes));

@@ -96,8 +96,9 @@ impl Session {
         self.cache.reserve(&mut self.rec, &vec![TierRows::in_main(tokens.len()); layers]);
         let (mut block, count) = self.next_block(true)?;
         let s = self.prefill.as_ref().ok_or_else(not_reserved)?;
+        let d = self.decode.as_ref().ok_or_else(not_reserved)?;
         while !block.is_done() {
-            self.model.prefill_layer(&mut self.rec, s, &mut self.cache, &mut block)?;
+            self.model.prefill_layer(&mut self.rec, s, d, &mut self.cache, &mut block)?;
             self.rec.submit();
         }
         self.cached += count;

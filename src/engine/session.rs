@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use super::generate::Timing;
 use crate::gpu::{Class, Recorder, Tensor};
-use crate::kernels::thin;
-use crate::kv::policy::{Thinning, ThinningState};
+use crate::kernels::{observe, thin};
+use crate::kv::policy::{Bounds, Thinning, ThinningState};
 use crate::kv::{Cache, KvOptions, Tier, TierRows};
 use crate::model::{DecodeScratch, Model, PrefillScratch};
-use crate::plan::{BLOCK_ROWS, Limits, Plan};
+use crate::plan::{BLOCK_ROWS, Limits, Plan, block_rows};
 use crate::{Error, Result};
 
 /// How a session is set up.
@@ -48,6 +48,8 @@ pub struct Session {
     /// Tokens whose rows are in the cache.
     pub(super) cached: usize,
     pub(super) thinning: Option<ThinningState>,
+    /// What the layers may hold, under a policy whose budget is kept while the session goes on.
+    pub(super) bounds: Option<Arc<Bounds>>,
     /// Tokens sampled so far, over all answers: each draws another random number.
     pub(super) drawn: u32,
     pub(super) timing: Timing,
@@ -68,6 +70,7 @@ impl Session {
             model: model.clone(),
             rec: Recorder::new(gpu),
             cache: Cache::new(gpu, config.kv_layers(), config.heads, &kv)?,
+            bounds: Bounds::new(&kv, config.kv_layers(), context)?.map(Arc::new),
             kv,
             context,
             prefill: None,
@@ -144,7 +147,7 @@ impl Session {
     }
 
     /// The positions whose rows live in a layer, ascending: one list, or one for each KV head when heads choose
-    /// their own.
+    /// their own. Under `streaming` the first tokens stand right before the window that they follow.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a layer that the model does not have, [`Error::DeviceLost`].
@@ -177,13 +180,21 @@ impl Session {
 
     /// Makes room for `pending` prompt tokens, of which each layer gains `gains`, and for `answer` more.
     pub(super) fn reserve(&mut self, pending: usize, gains: Vec<TierRows>, answer: usize) -> Result<()> {
-        let more = growth(self.kv.policy.thinning(), &self.cache.main_rows(), gains, answer);
+        let rows = self.cache.main_rows();
+        let more = match &self.bounds {
+            Some(bounds) => bounded(bounds, &rows, gains, answer),
+            None => growth(self.kv.policy.thinning(), &rows, gains, answer),
+        };
         let mut replaced = self.cache.reserve(&mut self.rec, &more);
         let config = self.model.config();
-        let (block, before) = if self.kv.policy.one_shot() {
-            (pending, self.cache.most_rows())
-        } else {
-            (pending.min(BLOCK_ROWS), self.cached + pending)
+        let block = block_rows(&self.kv, config, pending);
+        // Of a prompt in several blocks, the later ones see what the others left.
+        let now = self.cache.most_rows();
+        let most = self.bounds.as_ref().and_then(|bounds| bounds.most_rows());
+        let before = match most {
+            _ if self.kv.policy.one_shot() && block == pending => now,
+            Some(most) => most.max(now),
+            None => self.cached + pending,
         };
         let gpu = self.model.gpu();
         if pending > 1 && !self.prefill.as_ref().is_some_and(|s| s.fits(block, before)) {
@@ -195,10 +206,11 @@ impl Session {
         }
         let capacity = (0..config.kv_layers()).map(|l| self.cache.main(l).rows.capacity).max().unwrap_or(0);
         if !self.decode.as_ref().is_some_and(|d| d.fits(capacity)) {
-            let thins = self.kv.policy.thinning().is_some();
+            let thins = self.kv.policy.thinning().is_some() || self.bounds.is_some();
             if thins {
-                // The first block is due amid an answer, which is no time to compile.
-                thin::variants().iter().try_for_each(|key| gpu.kernel(key).map(drop))?;
+                // The first rows are due amid an answer, which is no time to compile.
+                let keys = thin::variants().into_iter().chain(observe::variants());
+                keys.into_iter().try_for_each(|key| gpu.kernel(&key).map(drop))?;
             }
             self.decode = Some(DecodeScratch::new(gpu, config, capacity, thins));
             replaced = true;
@@ -208,6 +220,15 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Rows that each layer gains at most while it takes `gains` and then decodes `answer` tokens, within bounds.
+fn bounded(bounds: &Bounds, rows: &[usize], mut gains: Vec<TierRows>, answer: usize) -> Vec<TierRows> {
+    for (layer, (gain, &rows)) in gains.iter_mut().zip(rows).enumerate() {
+        let most = bounds.most(layer).unwrap_or(usize::MAX);
+        gain.main = (gain.main + answer).min(most.saturating_sub(rows));
+    }
+    gains
 }
 
 /// Rows that each layer gains at most while it takes `gains` and then decodes `answer` tokens, when its main tier
@@ -226,7 +247,7 @@ fn growth(rule: Option<Thinning>, rows: &[usize], mut gains: Vec<TierRows>, answ
         for l in 0..now.len() {
             most[l] = most[l].max(now[l]);
             if let Some(step) = state.due(l, now[l], first) {
-                now[l] -= step.block - step.keep;
+                now[l] -= step.cut.block - step.cut.keep;
             }
         }
     }

@@ -7,9 +7,9 @@ use super::session::Session;
 use crate::gpu::Pending;
 use crate::kernels::sample::{Sampling, sample};
 use crate::kv::TierRows;
-use crate::kv::policy::{Full, Policy, ThinningState};
+use crate::kv::policy::{BlockPlan, Full, Policy, ThinningState};
 use crate::model::{Block, DecodeStep, DecodeWindow};
-use crate::plan::BLOCK_ROWS;
+use crate::plan::block_rows;
 use crate::{Error, Result};
 
 /// The newest tokens that the repetition penalty looks at.
@@ -63,11 +63,15 @@ impl Session {
         if pending == 0 {
             return Err(Error::Invalid("there is no prompt to answer; append one first".to_owned()));
         }
+        if self.bounds.is_some() {
+            // Any row may have to go, so none may be somebody else's too.
+            self.cache.unshare(&mut self.rec)?;
+        }
         let layers = self.model.config().kv_layers();
         // Every block but the last keeps all its rows, so one plan of the whole says how many there will be.
         let gains = match pending {
             1 => vec![TierRows::in_main(1); layers],
-            _ => self.kv.policy.plan(pending, layers)?.gains(self.cache.tiers(), self.cached == 0),
+            _ => self.plan_block(pending)?.gains(self.cache.tiers(), self.cached == 0),
         };
         self.reserve(pending, gains, answer)?;
         self.thinning = None;
@@ -110,17 +114,26 @@ impl Session {
         Ok(None)
     }
 
+    /// What happens to the next `count` tokens of the prompt as a block: what the policy plans, within the bounds.
+    fn plan_block(&self, count: usize) -> Result<BlockPlan> {
+        let mut plan = self.kv.policy.plan(count, self.model.config().kv_layers())?;
+        if let Some(bounds) = &self.bounds {
+            bounds.fit(&mut plan, self.cache.tiers(), &self.cache.checkpoint(), self.cached == 0);
+        }
+        Ok(plan)
+    }
+
     /// The next block of prompt tokens, begun.
     pub(super) fn next_block(&mut self, all_rows: bool) -> Result<(Block, usize)> {
-        let pending = self.tokens.len() - self.cached;
-        let (policy, count): (&dyn Policy, usize) = match (all_rows, self.kv.policy.one_shot()) {
-            (true, _) => (&Full, pending),
-            (false, true) => (&*self.kv.policy, pending),
-            (false, false) => (&*self.kv.policy, pending.min(BLOCK_ROWS)),
+        let (pending, config) = (self.tokens.len() - self.cached, self.model.config());
+        let (plan, count, bounds) = if all_rows {
+            (Full.plan(pending, config.kv_layers())?, pending, None)
+        } else {
+            let count = block_rows(&self.kv, config, pending);
+            (self.plan_block(count)?, count, self.bounds.clone())
         };
-        let config = self.model.config();
-        let plan = policy.plan(count, config.kv_layers())?;
         let block = Block::new(plan, self.cached, self.kv.policy.per_head(), all_rows, config.kv_sharing);
+        let block = block.within(bounds);
         let s = self.prefill.as_ref().ok_or_else(not_reserved)?;
         let tokens = &self.tokens[self.cached..self.cached + count];
         self.model.begin_block(&mut self.rec, s, &block, tokens)?;
@@ -129,14 +142,17 @@ impl Session {
 
     fn prefill_piece(&mut self, course: &mut Course, mut block: Block, count: usize) -> Result<()> {
         let s = self.prefill.as_ref().ok_or_else(not_reserved)?;
-        self.model.prefill_layer(&mut self.rec, s, &mut self.cache, &mut block)?;
+        let d = self.decode.as_ref().ok_or_else(not_reserved)?;
+        let group = block.group();
+        let dropped = self.model.prefill_layer(&mut self.rec, s, d, &mut self.cache, &mut block)?;
+        // What made room is gone, even if the block never happened.
+        course.checkpoint[group].main -= dropped;
         if !block.is_done() {
             course.work = Work::Prefill(block, count);
             return Ok(());
         }
         self.cached += count;
         if self.cached == course.total {
-            let d = self.decode.as_ref().ok_or_else(not_reserved)?;
             self.model.take_last_row(&mut self.rec, s, &block, d);
             course.work = Work::Head;
         }
@@ -151,13 +167,20 @@ impl Session {
         let d = self.decode.as_ref().ok_or_else(not_reserved)?;
         let sharing = self.model.config().kv_sharing;
         // Of layers that share rows, the last one's attention counts.
-        let (group, counts) = (layer / sharing, (layer + 1).is_multiple_of(sharing));
+        let (group, first, counts) =
+            (layer / sharing, layer.is_multiple_of(sharing), (layer + 1).is_multiple_of(sharing));
+        let due = self.bounds.as_ref().filter(|_| first);
+        if let Some(due) = due.and_then(|b| b.due(group, self.cached, self.cache.live(group))) {
+            self.model.thin_layer(&mut self.rec, d, &mut self.cache, group, due)?;
+        }
         let window = self.thinning.as_ref().filter(|_| counts).map(|t| DecodeWindow {
             prompt: course.prompt,
             block: t.rule().exceed,
             first: t.first(group),
         });
-        let step = DecodeStep { position: self.cached, window };
+        let observation =
+            self.bounds.as_ref().filter(|_| counts).and_then(|b| b.observes(group, self.cached));
+        let step = DecodeStep { position: self.cached, window, observation };
         self.model.decode_layer(&mut self.rec, d, &mut self.cache, layer, step)?;
         // The first layer's row count decides for all of them, as it stood when the step began.
         let first_rows = course.checkpoint[0].main + 1;

@@ -103,6 +103,8 @@ pub async fn all(gpu: &Gpu) -> Result<Vec<Check>> {
     checks.extend(super::combine::checks(gpu).await?);
     checks.extend(super::select::checks(gpu).await?);
     checks.extend(super::accumulate::checks(gpu).await?);
+    checks.extend(super::observe::checks(gpu).await?);
+    checks.extend(super::seed::checks(gpu).await?);
     checks.extend(super::thin::checks(gpu).await?);
     checks.extend(super::sample::checks(gpu).await?);
     checks.extend(super::nll::checks(gpu).await?);

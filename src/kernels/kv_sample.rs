@@ -93,6 +93,18 @@ fn pair(low: f32, high: f32) -> u32 {
     half(low) | half(high) << 16
 }
 
+/// Compares row books: tables and positions exactly, sums as the numbers that they are.
+pub(super) fn compare_books(label: &str, got: &[u32], want: &[u32], capacity: usize) -> Vec<Check> {
+    let half = |words: &[u32], second: usize| -> Vec<u32> {
+        words.chunks_exact(2 * capacity).skip(second).step_by(2).flatten().copied().collect()
+    };
+    let sums = |words: &[u32]| half(words, 1).into_iter().map(f32::from_bits).collect::<Vec<f32>>();
+    vec![
+        Check::compare(format!("{label}, sums"), &sums(got), &sums(want), 1e-5),
+        Check::equal(format!("{label}, tables"), &half(got, 0), &half(want, 0)),
+    ]
+}
+
 /// Everything that a cache stores, read back.
 pub(super) struct Stored {
     rows: KvRows,

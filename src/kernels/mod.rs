@@ -35,6 +35,7 @@ mod matvec_groups;
 mod matvec_lanes;
 pub mod moments;
 pub mod nll;
+pub mod observe;
 pub mod pool;
 pub mod rms_norm;
 pub mod rope_ahead;
@@ -42,6 +43,7 @@ pub mod rope_split;
 pub mod rope_write;
 pub mod sample;
 pub mod score;
+pub mod seed;
 pub mod select;
 mod team;
 pub mod thin;
@@ -50,7 +52,7 @@ use crate::gpu::ShaderKey;
 
 /// One variant at least of every way in which a shader can be assembled, for validation without a device.
 pub fn variants() -> Vec<ShaderKey> {
-    let kernels: [fn() -> Vec<ShaderKey>; 29] = [
+    let kernels: [fn() -> Vec<ShaderKey>; 31] = [
         accumulate::variants,
         attention_decode_groups::variants,
         attention_decode_lanes::variants,
@@ -71,6 +73,7 @@ pub fn variants() -> Vec<ShaderKey> {
         matvec::variants,
         moments::variants,
         nll::variants,
+        observe::variants,
         pool::variants,
         rms_norm::variants,
         rope_ahead::variants,
@@ -78,6 +81,7 @@ pub fn variants() -> Vec<ShaderKey> {
         rope_write::variants,
         sample::variants,
         score::variants,
+        seed::variants,
         select::variants,
         thin::variants,
     ];

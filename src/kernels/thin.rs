@@ -1,6 +1,6 @@
-//! Thins one block of generated rows: the least attended ones leave the table of live rows.
+//! Thins blocks of live rows: the least attended ones leave the tables.
 //!
-//! Only the table changes; rows stay in their slots. The dropped slots go behind the live rows, so that they are
+//! Only the tables change; rows stay in their slots. The dropped slots go behind the live rows, so that they are
 //! the next to be written, and the host's count of live rows shrinks by a number that it knows beforehand.
 
 use super::check::{Check, Noise};
@@ -9,8 +9,25 @@ use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
 
 const SHADER: Shader = Shader { stem: "thin", text: include_str!("../../shaders/thin.wgsl") };
 
-/// The largest block that one call can thin.
-pub const MAX_BLOCK: usize = 64;
+/// What a row's two running sums say of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Score {
+    /// `A + slope · B`.
+    Sloped(f32),
+    /// `A / B`, as of a sum and a count of at least 1.
+    Mean,
+}
+
+/// The rows of a table that are up for selection, and how many of them stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// Table index of the first.
+    pub start: usize,
+    /// How many there are.
+    pub block: usize,
+    /// How many of them stay.
+    pub keep: usize,
+}
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -20,6 +37,7 @@ struct Params {
     block: u32,
     keep: u32,
     count: u32,
+    mean: u32,
     slope: f32,
 }
 
@@ -28,55 +46,61 @@ pub fn variants() -> Vec<ShaderKey> {
     vec![ShaderKey::new(SHADER)]
 }
 
-/// Records that of the `block` live rows from table index `start` on, the `keep` with the largest
-/// `A + slope · B` stay live, ties going to the lowest index.
+/// Records that of a cut's rows those with the largest score stay live, in every table, ties going to the lowest
+/// index; NaN and negative scores count as 0.
 ///
-/// `book` is a row book with one table of `capacity` rows, of which `count` are live. Afterwards the first
-/// `count` entries of its table are: the rows before the block, the kept ones, the rows after it, and the
-/// dropped slots, each in their old order. `scratch` holds at least `count - start` words. The slope is
-/// (ω − 1)/R, see [`super::accumulate`].
+/// `book` is a row book of `sets` tables, in each of which `count` rows are live. Afterwards the first `count`
+/// entries of a table are: the rows before the block, the kept ones, the rows after it, and the dropped slots,
+/// each in their old order. `scratch` holds at least `sets * (count - start)` words.
 ///
 /// # Errors
-/// [`crate::Error::Invalid`] for a block of more than [`MAX_BLOCK`] rows or one that is not within the live rows.
-#[expect(clippy::too_many_arguments, reason = "two buffers and the four numbers that divide the table")]
+/// [`crate::Error::Invalid`] for a cut that is not within the live rows.
 pub fn thin(
     rec: &mut Recorder,
     book: &Tensor<u32>,
-    capacity: usize,
+    sets: usize,
     scratch: &Tensor<u32>,
-    start: usize,
-    block: usize,
-    keep: usize,
+    cut: Cut,
     count: usize,
-    slope: f32,
+    score: Score,
 ) -> Result<()> {
-    if !(1..=MAX_BLOCK).contains(&block) || keep > block || start + block > count {
-        let message =
-            format!("cannot keep {keep} of {block} rows from row {start} of {count} (at most {MAX_BLOCK})");
+    let Cut { start, block, keep } = cut;
+    if keep > block || start + block > count {
+        let message = format!("cannot keep {keep} of {block} rows from row {start} of {count}");
         return Err(crate::Error::Invalid(message));
     }
     let kernel = rec.gpu().kernel(&ShaderKey::new(SHADER))?;
-    let [capacity, begin, block, keep, live] = [capacity, start, block, keep, count].map(|n| n as u32);
-    let params = Params { capacity, start: begin, block, keep, count: live, slope };
-    rec.copy(book, start, scratch, 0, count - start);
-    rec.dispatch(&kernel, &params, &[scratch.bind(), book.bind()], [1, 1, 1])
+    let [capacity, start, block, keep, count] =
+        [book.len() / 4 / sets, start, block, keep, count].map(|n| n as u32);
+    let (mean, slope) = match score {
+        Score::Sloped(slope) => (0, slope),
+        Score::Mean => (1, 0.0),
+    };
+    let params = Params { capacity, start, block, keep, count, mean, slope };
+    rec.dispatch(&kernel, &params, &[scratch.bind(), book.bind()], [sets as u32, 1, 1])
 }
 
-/// The CPU twin, on the words of a row book with one table.
-pub fn twin(book: &mut [u32], start: usize, block: usize, keep: usize, count: usize, slope: f32) {
-    let capacity = book.len() / 4;
-    let sum = |region: usize, slot: u32| f32::from_bits(book[region * capacity + slot as usize]);
-    let score = |slot: u32| sum(2, slot) + slope * sum(3, slot);
-    let slots = book[start..start + block].to_vec();
-    let mut order: Vec<usize> = (0..block).collect();
-    order.sort_by(|&a, &b| score(slots[b]).total_cmp(&score(slots[a])));
-    let (mut kept, mut dropped) = (order[..keep].to_vec(), order[keep..].to_vec());
-    kept.sort_unstable();
-    dropped.sort_unstable();
-    let mut table: Vec<u32> = kept.iter().map(|&i| slots[i]).collect();
-    table.extend(&book[start + block..count]);
-    table.extend(dropped.iter().map(|&i| slots[i]));
-    book[start..count].copy_from_slice(&table);
+/// The CPU twin, on the words of a row book.
+pub fn twin(book: &mut [u32], sets: usize, cut: Cut, count: usize, score: Score) {
+    let Cut { start, block, keep } = cut;
+    let capacity = book.len() / 4 / sets;
+    for book in book.chunks_exact_mut(4 * capacity) {
+        let sum = |region: usize, slot: u32| f32::from_bits(book[region * capacity + slot as usize]);
+        let score = |slot: u32| match score {
+            Score::Sloped(slope) => (sum(2, slot) + slope * sum(3, slot)).max(0.0),
+            Score::Mean => (sum(2, slot) / sum(3, slot).max(1.0)).max(0.0),
+        };
+        let slots = book[start..start + block].to_vec();
+        let mut order: Vec<usize> = (0..block).collect();
+        order.sort_by(|&a, &b| score(slots[b]).total_cmp(&score(slots[a])));
+        let (mut kept, mut dropped) = (order[..keep].to_vec(), order[keep..].to_vec());
+        kept.sort_unstable();
+        dropped.sort_unstable();
+        let mut table: Vec<u32> = kept.iter().map(|&i| slots[i]).collect();
+        table.extend(&book[start + block..count]);
+        table.extend(dropped.iter().map(|&i| slots[i]));
+        book[start..count].copy_from_slice(&table);
+    }
 }
 
 /// A book whose table is a random permutation; its sums repeat, so that some rows tie.
@@ -92,25 +116,31 @@ fn book(capacity: usize, noise: &mut Noise) -> Vec<u32> {
 
 async fn check(
     gpu: &Gpu,
-    (start, block, after, free): (usize, usize, usize, usize),
-    keep: usize,
+    (cut, after, free): (Cut, usize, usize),
+    sets: usize,
+    score: Score,
 ) -> Result<Check> {
-    let count = start + block + after;
+    let count = cut.start + cut.block + after;
     let capacity = count + free;
-    let mut book = book(capacity, &mut Noise::new(7));
+    let mut noise = Noise::new(7);
+    let mut book: Vec<u32> = (0..sets).flat_map(|_| book(capacity, &mut noise)).collect();
     let device_book = gpu.tensor_with(Class::Scratch, "book", &book);
-    let scratch = gpu.tensor(Class::Scratch, "scratch", capacity);
+    let scratch = gpu.tensor(Class::Scratch, "scratch", sets * capacity);
     let mut rec = Recorder::new(gpu);
-    thin(&mut rec, &device_book, capacity, &scratch, start, block, keep, count, 0.5)?;
+    thin(&mut rec, &device_book, sets, &scratch, cut, count, score)?;
     let got = rec.read(&device_book, 0, book.len());
     rec.submit();
-    twin(&mut book, start, block, keep, count, 0.5);
-    let label = format!("thin {keep} of {block} at {start}, {after} after, {free} free");
+    twin(&mut book, sets, cut, count, score);
+    let label = format!("thin {cut:?}, {after} after, {free} free, {sets} sets, {score:?}");
     Ok(Check::equal(label, &got.await?, &book))
 }
 
 pub(super) async fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
-    Ok(vec![check(gpu, (33, 16, 105, 9), 7).await?, check(gpu, (0, 64, 1, 0), 63).await?])
+    let cut = |start, block, keep| Cut { start, block, keep };
+    Ok(vec![
+        check(gpu, (cut(33, 16, 7), 105, 9), 1, Score::Sloped(0.5)).await?,
+        check(gpu, (cut(4, 700, 683), 37, 0), 3, Score::Mean).await?,
+    ])
 }
 
 #[cfg(test)]
@@ -125,13 +155,16 @@ mod tests {
         #[test]
         fn agrees_with_its_twin(
             start in 0usize..100,
-            block in 1usize..=MAX_BLOCK,
+            block in 0usize..600,
             after in 0usize..200,
             free in 0usize..20,
             percent in 0usize..=100,
+            sets in 1usize..4,
+            mean in any::<bool>(),
         ) {
-            let (shape, keep) = ((start, block, after, free), block * percent / 100);
-            assert_passed(pollster::block_on(check(&gpu(), shape, keep)).map(|c| vec![c]));
+            let cut = Cut { start, block, keep: block * percent / 100 };
+            let (shape, score) = ((cut, after, free.max(1)), if mean { Score::Mean } else { Score::Sloped(0.3) });
+            assert_passed(pollster::block_on(check(&gpu(), shape, sets, score)).map(|c| vec![c]));
         }
     }
 
@@ -141,8 +174,9 @@ mod tests {
         let book = gpu.tensor(Class::Scratch, "book", 400);
         let scratch = gpu.tensor(Class::Scratch, "scratch", 100);
         let mut rec = Recorder::new(&gpu);
-        for (start, block, keep) in [(0, 65, 1), (0, 0, 0), (0, 8, 9), (90, 8, 4)] {
-            assert!(thin(&mut rec, &book, 100, &scratch, start, block, keep, 97, 0.1).is_err());
+        for (start, block, keep) in [(0, 98, 1), (0, 8, 9), (90, 8, 4)] {
+            let cut = Cut { start, block, keep };
+            assert!(thin(&mut rec, &book, 1, &scratch, cut, 97, Score::Mean).is_err(), "{cut:?}");
         }
     }
 
@@ -243,8 +277,8 @@ mod tests {
             let want: Vec<f32> = columns[block.clone()].iter().map(|&c| self.score(rows, c)).collect();
             assert_passed(Ok(vec![Check::compare(format!("block before {end}"), &got, &want, 1e-6)]));
 
-            let (block_len, live) = (self.block, columns.len());
-            thin(rec, book, CAPACITY, scratch, start, block_len, self.keep, live, slope).unwrap();
+            let cut = Cut { start, block: self.block, keep: self.keep };
+            thin(rec, book, 1, scratch, cut, columns.len(), Score::Sloped(slope)).unwrap();
             let mut order: Vec<usize> = (0..self.block).collect();
             order.sort_by(|&a, &b| want[b].total_cmp(&want[a]));
             let mut kept: Vec<usize> = order[..self.keep].iter().map(|&i| columns[start + i]).collect();

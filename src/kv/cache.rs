@@ -8,10 +8,10 @@
 //! says how they come about.
 
 use super::KvOptions;
-use super::policy::SINKS;
+use super::policy::{Rank, SINKS};
 use super::tier::{Role, Tier, TierRows, Tiers};
 use crate::Result;
-use crate::gpu::{Gpu, Recorder, Tensor};
+use crate::gpu::{Class, Gpu, Recorder, Tensor};
 use crate::kernels::kv_row::{Basis, Format, Heads, KvRows};
 
 /// Rows that a pool grows by at least; small enough that a pyramid's tip stays small.
@@ -24,6 +24,10 @@ pub(super) struct Layer {
     pub tiers: Vec<Tier>,
     /// How many are shared.
     pub shared: usize,
+    /// What the first tokens are projected to, where they follow the window. `[qkv width]` each
+    pub first_tokens: Vec<Tensor<f32>>,
+    /// How far the first tokens have followed.
+    pub skipped: usize,
 }
 
 impl Layer {
@@ -84,7 +88,10 @@ impl Cache {
                 tiers.format(role).map(|format| Ok(Tier { role, rows: pool(format)?, live: 0 }))
             };
             let tiers = Role::ALL.into_iter().filter_map(tier).collect::<Result<_>>()?;
-            Ok(Layer { basis, tiers, shared: 0 })
+            let follow = if options.policy.rank() == Some(Rank::Age) { SINKS } else { 0 };
+            let projected = |_| gpu.tensor(Class::Kv, "first token", heads.qkv_width());
+            let first_tokens = (0..follow).map(projected).collect();
+            Ok(Layer { basis, tiers, shared: 0, first_tokens, skipped: 0 })
         };
         let layers = (0..layers).map(layer).collect::<Result<_>>()?;
         let thins = options.policy.thinning().is_some();
@@ -149,6 +156,19 @@ impl Cache {
         self.layers[layer].tiers.iter().map(|tier| tier.live).sum()
     }
 
+    /// Where a layer keeps what its first tokens were projected to; empty where they stay at their positions.
+    pub fn first_tokens(&self, layer: usize) -> &[Tensor<f32>] {
+        &self.layers[layer].first_tokens
+    }
+
+    /// True when a layer's first tokens follow its window and have not yet done so by `skipped` positions, which
+    /// the caller now does.
+    pub fn skips_to(&mut self, layer: usize, skipped: usize) -> bool {
+        let layer = &mut self.layers[layer];
+        let before = std::mem::replace(&mut layer.skipped, skipped);
+        before != skipped && !layer.first_tokens.is_empty()
+    }
+
     /// Live rows of each layer.
     pub fn rows_per_layer(&self) -> Vec<usize> {
         (0..self.depth()).map(|l| self.rows(l)).collect()
@@ -165,6 +185,12 @@ impl Cache {
         self.layers.iter().map(|layer| layer.of(Role::Main)).collect()
     }
 
+    /// Live rows of each tier of a layer.
+    pub fn live(&self, layer: usize) -> TierRows {
+        let of = |role| self.layers[layer].of(role);
+        TierRows { sinks: of(Role::Sinks), tail: of(Role::Tail), main: of(Role::Main) }
+    }
+
     /// Live rows of the fullest layer.
     pub fn most_rows(&self) -> usize {
         (0..self.depth()).map(|l| self.rows(l)).max().unwrap_or(0)
@@ -172,12 +198,7 @@ impl Cache {
 
     /// Live rows of each role in each layer, to come back to with [`Cache::restore`].
     pub fn checkpoint(&self) -> Vec<TierRows> {
-        let all = |layer: &Layer| TierRows {
-            sinks: layer.of(Role::Sinks),
-            tail: layer.of(Role::Tail),
-            main: layer.of(Role::Main),
-        };
-        self.layers.iter().map(all).collect()
+        (0..self.depth()).map(|l| self.live(l)).collect()
     }
 
     /// Forgets the rows that every layer gained since a checkpoint.

@@ -108,7 +108,8 @@ impl Cache {
             tiers.retain(|tier| tier.live > 0);
             let shared = tiers.len();
             tiers.append(&mut own);
-            self.layers[l] = Layer { basis, tiers, shared };
+            let layer = &mut self.layers[l];
+            (layer.basis, layer.tiers, layer.shared) = (basis, tiers, shared);
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! One token through the layers: seven dispatches a layer, eight where a policy keeps running sums.
+//! One token through the layers: seven dispatches a layer, eight where running sums are kept.
 
 use super::{DecodeScratch, Model};
 use crate::Result;
@@ -10,8 +10,7 @@ use crate::kernels::embed::embed;
 use crate::kernels::matrix::{Epilogue, Norm};
 use crate::kernels::matvec::matvec;
 use crate::kernels::rope_write::rope_write;
-use crate::kernels::thin::thin;
-use crate::kv::policy::ThinStep;
+use crate::kv::policy::Observation;
 use crate::kv::{Cache, Tier, TierRows};
 
 /// Rows for which one more part of a head's attention pays.
@@ -24,6 +23,8 @@ pub struct DecodeStep {
     pub position: usize,
     /// For a policy that thins: what its running sums need to know.
     pub window: Option<DecodeWindow>,
+    /// What the token adds to the running sums of a bounded layer.
+    pub observation: Option<Observation>,
 }
 
 /// The generated part of a sequence, as the running sums see it.
@@ -60,14 +61,21 @@ impl Model {
     ) -> Result<()> {
         let (layer, heads, epsilon) = (&self.layers[l], self.config.heads, self.config.epsilon);
         let group = l / self.config.kv_sharing;
+        self.follow(rec, &d.q, cache, group, step.position)?;
         let main = cache.main(group);
         let (pool, row) = (&main.rows, main.live);
         let live = row + 1;
         let attention = Norm { weight: &layer.attention_norm, epsilon };
         matvec(rec, &layer.qkv, d.hidden.bind(), Some(attention), Epilogue::Store, &d.qkv)?;
         let (position, makes_kv) = (step.position as u32, self.config.makes_kv(l));
+        if let Some(first) = cache.first_tokens(group).get(step.position).filter(|_| makes_kv) {
+            rec.copy(&d.qkv, 0, first, 0, heads.qkv_width());
+        }
         rope_write(rec, &d.qkv, position, &self.rope(), pool, row, makes_kv, &d.q)?;
-        self.attend_one(rec, d, cache, group, step.window.is_some())?;
+        self.attend_one(rec, d, cache, group, step.window.is_some() || step.observation.is_some())?;
+        if let Some(observation) = step.observation {
+            self.observe_layer(rec, d, cache, (group, live), observation)?;
+        }
         if let Some(DecodeWindow { prompt, block, first }) = step.window {
             let window = Window { prompt: prompt as u32, block: block as u32, position };
             let (sums, stride) = (&pool.book, pool.capacity);
@@ -108,23 +116,6 @@ impl Model {
         }
         let rotated = cache.basis(l).v_rotated;
         attention_merge(rec, &d.partial, self.config.heads, total, rotated, &d.attended, &d.lse)
-    }
-
-    /// Records the thinning of one block of a layer's rows.
-    pub fn thin_layer(
-        &self,
-        rec: &mut Recorder,
-        d: &DecodeScratch,
-        cache: &mut Cache,
-        l: usize,
-        step: ThinStep,
-    ) -> Result<()> {
-        let ThinStep { start, block, keep, slope } = step;
-        let Tier { rows, live, .. } = cache.main(l);
-        let start = start.saturating_sub(cache.shared_main(l));
-        thin(rec, &rows.book, rows.capacity, &d.table, start, block, keep, *live, slope)?;
-        cache.drop_rows(l, block - keep);
-        Ok(())
     }
 
     /// Records the logits of the hidden row.

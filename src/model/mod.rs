@@ -9,6 +9,7 @@
 //! expect.rs            what later queries may attend to
 //! decode.rs            one row through one layer
 //! fingerprint.rs       what tells a model from another
+//! refresh.rs           which rows leave while a session goes on
 //! ```
 
 mod choose;
@@ -20,6 +21,7 @@ mod load;
 mod prefill;
 #[cfg(test)]
 mod probes;
+mod refresh;
 mod rope;
 mod scratch;
 mod synthetic;

@@ -3,6 +3,8 @@
 //! Each layer runs on the rows that the layers before it let through. The block's K and V live in scratch while
 //! the layer works; only the rows that the plan retains are written to the pool, in its format and packed.
 
+use std::sync::Arc;
+
 use super::scratch::{CHUNK, MAIN, PrefillScratch, TAIL};
 use super::{DecodeScratch, Layer, Model};
 use crate::Result;
@@ -18,7 +20,7 @@ use crate::kernels::matrix::Epilogue;
 use crate::kernels::nll::nll;
 use crate::kernels::rms_norm::rms_norm;
 use crate::kernels::rope_split::rope_split;
-use crate::kv::policy::{BlockPlan, LayerRows, SINKS};
+use crate::kv::policy::{BlockPlan, Bounds, LayerRows, Rank, SINKS};
 use crate::kv::{Cache, Role, TierRows};
 
 /// Rows that a first block has at least, for the mean of its keys to stand for those of the rows to come.
@@ -42,12 +44,19 @@ pub struct Block {
     pub(super) per_head: bool,
     /// Every row is wanted after the last layer, not only the last one.
     all_rows: bool,
+    /// What the layers may hold, where the plan was made to fit.
+    bounds: Option<Arc<Bounds>>,
 }
 
 impl Block {
     /// A block whose first token stands at position `start`, in a model of which `sharing` layers each share rows.
     pub fn new(plan: BlockPlan, start: usize, per_head: bool, all_rows: bool, sharing: usize) -> Self {
-        Self { plan, start, layer: 0, sharing, side: 0, per_head, all_rows }
+        Self { plan, start, layer: 0, sharing, side: 0, per_head, all_rows, bounds: None }
+    }
+
+    /// The block, whose plan was made to fit these bounds: earlier rows make room for it.
+    pub fn within(self, bounds: Option<Arc<Bounds>>) -> Self {
+        Self { bounds, ..self }
     }
 
     /// True when every layer is recorded.
@@ -66,12 +75,18 @@ impl Block {
     }
 
     /// Which rows of the cache the next layer uses.
-    fn group(&self) -> usize {
+    pub fn group(&self) -> usize {
         self.layer / self.sharing
     }
 
     pub(super) fn rows(&self) -> LayerRows {
         self.plan.layers[self.group()]
+    }
+
+    /// How the next layer's rows are ranked from now on, if it is bounded.
+    pub(super) fn rank(&self) -> Option<Rank> {
+        let bounds = self.bounds.as_ref()?;
+        bounds.most(self.group()).map(|_| bounds.rank())
     }
 }
 
@@ -97,36 +112,45 @@ impl Model {
         embed(rec, &s.tokens, 0, &self.embedding, 1.0, &s.hidden[0], tokens.len())
     }
 
-    /// Records the block's next layer.
+    /// Records the block's next layer. Returns how many earlier rows left it to make room.
     pub fn prefill_layer(
         &self,
         rec: &mut Recorder,
         s: &PrefillScratch,
+        d: &DecodeScratch,
         cache: &mut Cache,
         block: &mut Block,
-    ) -> Result<()> {
+    ) -> Result<usize> {
         let (l, rows, layer) = (block.layer, block.rows(), &self.layers[block.layer]);
         let prefix = cache.rows(block.group());
+        self.follow(rec, &d.q, cache, block.group(), block.start)?;
         self.attend(rec, s, cache, block, prefix)?;
         // After the last layer only the last row is read, so that is all that leaves it.
         let last = l + 1 == self.layers.len() && !block.all_rows;
         let from = if last { (rows.enter - 1) / CHUNK * CHUNK } else { 0 };
         self.feed_forward(rec, s, layer, block.side, from, rows.enter)?;
         // Rows are chosen once all layers that read them have: the last one ranks them.
+        let mut dropped = 0;
         if (l + 1).is_multiple_of(block.sharing) {
+            let group = block.group();
             let gains = rows.split(cache.tiers(), block.sinks());
             let listed = self.choose(rec, s, block, gains, prefix)?;
-            self.keep(rec, s, cache, block, gains, listed)?;
-            cache.add(block.group(), gains);
+            let room = block.bounds.as_ref().and_then(|b| b.make_room(group, cache.live(group), gains));
+            if let Some(step) = room {
+                dropped = self.thin_layer(rec, d, cache, group, step)?;
+            }
+            self.keep(rec, s, cache, block, gains, listed, prefix)?;
+            cache.add(group, gains);
             if rows.propagate < rows.enter && !last {
                 self.propagate(rec, s, block)?;
             }
         }
         block.layer += 1;
-        Ok(())
+        Ok(dropped)
     }
 
     /// Packs the rows that each tier gains.
+    #[expect(clippy::too_many_arguments, reason = "a block, and what was decided about its rows")]
     fn keep(
         &self,
         rec: &mut Recorder,
@@ -135,9 +159,9 @@ impl Model {
         block: &Block,
         gains: TierRows,
         listed: bool,
+        prefix: usize,
     ) -> Result<()> {
-        let l = block.group();
-        let (prefix, positions) = (cache.rows(l), &s.positions[block.side]);
+        let (l, positions) = (block.group(), &s.positions[block.side]);
         let basis = cache.basis(l);
         if prefix == 0 && basis.k_rotated {
             // The mean of a handful of rows says more of these than of the rows to come: then it is none's.
@@ -154,6 +178,9 @@ impl Model {
                 Role::Main => Rows::From(gains.sinks),
             };
             kv_write(rec, &s.k, &s.v, prefix, positions.bind(), rows, &tier.rows, tier.live, count)?;
+            if tier.role == Role::Main {
+                self.seed_rows(rec, s, cache, block, rows, count, prefix)?;
+            }
         }
         Ok(())
     }
@@ -183,6 +210,13 @@ impl Model {
                 width,
             )?;
             matmul(rec, &layer.qkv, s.normed.bind(), count, Epilogue::Store, &s.qkv)?;
+            if first == 0 {
+                for (row, token) in
+                    cache.first_tokens(block.group()).iter().skip(block.start).take(count).enumerate()
+                {
+                    rec.copy(&s.qkv, row * heads.qkv_width(), token, 0, heads.qkv_width());
+                }
+            }
             let positions = s.positions[block.side].view(first, count);
             let q = s.q.view(first * heads.q_width(), count * heads.q_width());
             rope_split(

@@ -147,7 +147,7 @@ pub struct DecodeScratch {
     pub(super) inner: Tensor<f32>,
     /// Scaled attention scores by head and table index, when a policy thins by them.
     pub(super) weights: Tensor<f32>,
-    /// Row table under repair, while a block is thinned.
+    /// Row tables under repair, while rows leave them.
     pub(super) table: Tensor<u32>,
     thins: bool,
     /// Rows that `weights` and `table` have room for.
@@ -157,7 +157,7 @@ pub struct DecodeScratch {
 }
 
 impl DecodeScratch {
-    /// Room for a step over at most `capacity` rows a layer; `thins` when a policy reads attention scores.
+    /// Room for a step over at most `capacity` rows a layer; `thins` when rows leave while the session goes on.
     pub fn new(gpu: &Gpu, config: &Config, capacity: usize, thins: bool) -> Self {
         let heads = config.heads;
         let f = |label: &str, len: usize| gpu.tensor::<f32>(Class::Scratch, label, len);
@@ -172,7 +172,7 @@ impl DecodeScratch {
             inner: f("inner", config.ffn),
             weights: f("attention scores", heads.query * capacity),
             thins,
-            table: gpu.tensor(Class::Scratch, "row table", capacity),
+            table: gpu.tensor(Class::Scratch, "row tables", heads.kv * capacity),
             capacity,
             logits: f("logits", config.vocab),
         }

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use benben::kv::policy::{BlockPlan, Combine, Full, Measure, Policy, Pooling, Scorer, Scoring};
+use benben::kv::policy::{BlockPlan, Combine, Full, Measure, Policy, Pooling, Rank, Scorer, Scoring};
 use benben::model::Config;
 use benben::weights::ModelFile;
 use half::f16;
@@ -37,6 +37,10 @@ struct Layer {
 #[derive(Clone)]
 pub struct Row {
     pub position: usize,
+    /// The key before its rotation.
+    projected: Vec<f64>,
+    /// A and B.
+    pub sums: [f64; 2],
     k: Vec<f64>,
     v: Vec<f64>,
 }
@@ -54,7 +58,23 @@ struct Attended {
     out: Vec<Vec<f64>>,
     /// What each row of the block received, or can expect, under each term: `[term][KV head][row]`.
     received: Vec<Vec<Vec<f64>>>,
+    /// What each query paid, mean over the heads of a group: `[KV head][query][row, earlier ones first]`.
+    paid: Vec<Vec<Vec<f64>>>,
 }
+
+/// What happens to the rows of a layer around a block that runs through it.
+pub trait Course {
+    /// Before the block attends to `rows`, which are `[KV head]`.
+    fn before(&mut self, _reference: &Reference, _layer: usize, _rows: &mut [Vec<Row>], _position: usize) {}
+
+    /// After the block's rows were added to `rows`, and its queries paid what they paid.
+    fn after(&mut self, _layer: usize, _rows: &mut [Vec<Row>], _paid: &[Vec<Vec<f64>>], _end: usize) {}
+}
+
+/// Nothing does.
+struct Quiet;
+
+impl Course for Quiet {}
 
 fn matvec(matrix: &[f32], x: &[f64]) -> Vec<f64> {
     matrix.chunks_exact(x.len()).map(|row| row.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum()).collect()
@@ -182,16 +202,42 @@ impl Reference {
     /// Runs `tokens` as one block in which no row is dropped; returns the logits of every row.
     pub fn run(&self, live: &mut Rows, tokens: &[u32]) -> Vec<Vec<f64>> {
         let plan = Full.plan(tokens.len(), self.config.kv_layers()).expect("a plan");
-        self.block(live, tokens, &plan, false)
+        self.block(live, tokens, &plan, false, &mut Quiet)
     }
 
     /// Runs `tokens` as one block under `policy`; returns the logits of the rows that come out at the end.
     pub fn prefill(&self, live: &mut Rows, tokens: &[u32], policy: &dyn Policy) -> Vec<Vec<f64>> {
         let plan = policy.plan(tokens.len(), self.config.kv_layers()).expect("a plan");
-        self.block(live, tokens, &plan, policy.per_head())
+        let logits = self.block(live, tokens, &plan, policy.per_head(), &mut Quiet);
+        if policy.rank() == Some(Rank::Age) {
+            for rows in &mut live.rows {
+                self.follow(rows, live.tokens);
+            }
+        }
+        logits
     }
 
-    fn block(&self, live: &mut Rows, tokens: &[u32], plan: &BlockPlan, per_head: bool) -> Vec<Vec<f64>> {
+    /// Moves the first four rows of a layer to where the others leave no gap before the token at `position`.
+    pub fn follow(&self, rows: &mut [Vec<Row>], position: usize) {
+        for head in rows {
+            let skipped = position - head.len();
+            for (i, row) in head.iter_mut().take(4).enumerate() {
+                row.position = skipped + i;
+                row.k = self.rotated(row.projected.clone(), row.position);
+                *row = row.stored();
+            }
+        }
+    }
+
+    /// Runs `tokens` as one block.
+    pub fn block(
+        &self,
+        live: &mut Rows,
+        tokens: &[u32],
+        plan: &BlockPlan,
+        per_head: bool,
+        course: &mut dyn Course,
+    ) -> Vec<Vec<f64>> {
         let (width, heads, epsilon) = (self.config.width, self.config.heads, self.config.epsilon);
         live.rows.resize(self.config.kv_layers(), vec![Vec::new(); heads.kv]);
         let row = |&id: &u32| &self.embedding[id as usize * width..][..width];
@@ -202,6 +248,7 @@ impl Reference {
         let mut keys = Vec::new();
         for (l, layer) in self.layers.iter().enumerate() {
             let (group, counts) = (l / self.config.kv_sharing, &plan.layers[l / self.config.kv_sharing]);
+            course.before(self, group, &mut live.rows[group], live.tokens - tokens.len());
             let normed: Vec<_> = hidden.iter().map(|row| norm(row, &layer.attn_norm, epsilon)).collect();
             if self.config.makes_kv(l) {
                 keys = self.keys(layer, &normed, &positions);
@@ -243,6 +290,7 @@ impl Reference {
                 let kept = select(heads, counts.retain).into_iter().map(|j| own[j].stored());
                 live.rows[group][g].extend(kept);
             }
+            course.after(group, &mut live.rows[group], &attended.paid, live.tokens);
             if l + 1 < self.layers.len() {
                 let kept = select(0..keys.len(), counts.propagate);
                 hidden = kept.iter().map(|&j| hidden[j].clone()).collect();
@@ -257,10 +305,12 @@ impl Reference {
         let dim = self.config.heads.dim;
         let mut heads = vec![Vec::new(); self.config.heads.kv];
         for (x, &position) in normed.iter().zip(positions) {
-            let (k, v) = (self.rotated(matvec(&layer.k, x), position), matvec(&layer.v, x));
-            let parts = k.chunks_exact(dim).zip(v.chunks_exact(dim));
-            for (head, (k, v)) in heads.iter_mut().zip(parts) {
-                head.push(Row { position, k: k.to_vec(), v: v.to_vec() });
+            let (projected, v) = (matvec(&layer.k, x), matvec(&layer.v, x));
+            let k = self.rotated(projected.clone(), position);
+            let parts = k.chunks_exact(dim).zip(v.chunks_exact(dim)).zip(projected.chunks_exact(dim));
+            for (head, ((k, v), projected)) in heads.iter_mut().zip(parts) {
+                let (k, v, projected) = (k.to_vec(), v.to_vec(), projected.to_vec());
+                head.push(Row { position, projected, sums: [0.0; 2], k, v });
             }
         }
         heads
@@ -321,6 +371,8 @@ impl Reference {
         let terms = scoring.map_or(&[][..], |s| &s.terms);
         let mut received = vec![vec![vec![0.0; count]; heads.kv]; terms.len()];
         let mut out = vec![vec![0.0; heads.q_width()]; count];
+        let mut paid: Vec<Vec<Vec<f64>>> =
+            earlier.iter().map(|rows| (0..count).map(|i| vec![0.0; rows.len() + i + 1]).collect()).collect();
         for (i, query) in queries.iter().enumerate() {
             for (h, q) in query.chunks_exact(heads.dim).enumerate() {
                 let g = h / heads.group();
@@ -332,6 +384,7 @@ impl Reference {
                 for (weight, row) in weights.iter().zip(&seen) {
                     own.iter_mut().zip(&row.v).for_each(|(o, v)| *o += weight * v);
                 }
+                add(&mut paid[g][i], weights.iter().map(|w| w / heads.group() as f64).collect());
                 for (term, received) in terms.iter().zip(&mut received) {
                     let Scorer::Received(measure) = &term.scorer else { continue };
                     for (j, weight) in weights[earlier[g].len()..].iter().enumerate() {
@@ -340,7 +393,7 @@ impl Reference {
                 }
             }
         }
-        Attended { out, received }
+        Attended { out, received, paid }
     }
 }
 
@@ -348,6 +401,6 @@ impl Row {
     /// The row as a cache of 16 bits holds it.
     fn stored(&self) -> Self {
         let round = |x: &[f64]| x.iter().map(|v| f16::from_f64(*v).to_f64()).collect();
-        Self { position: self.position, k: round(&self.k), v: round(&self.v) }
+        Self { k: round(&self.k), v: round(&self.v), ..self.clone() }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::ramp::proportional;
 use super::snap_kv::WINDOW;
-use super::{BlockPlan, Full, Joint, LayerRows, Policy, SINKS, refuse_nothing};
+use super::{BlockPlan, Full, Joint, LayerRows, Policy, Rank, SINKS, refuse_nothing};
 use crate::kernels::kv_code::KvBits;
 use crate::kv::{Format, KvOptions};
 use crate::{Error, Result};
@@ -77,6 +77,10 @@ impl Policy for Auto {
         };
         let layers = bytes.into_iter().enumerate().map(layer).collect();
         Ok(BlockPlan { layers, scoring: Some(Joint::scoring(rows, false)) })
+    }
+
+    fn rank(&self) -> Option<Rank> {
+        Some(Rank::MEAN)
     }
 
     fn per_head(&self) -> bool {

@@ -2,9 +2,10 @@
 //!
 //! After Zhang et al., "H2O: Heavy-Hitter Oracle for Efficient Generative Inference" (arXiv 2306.14048). The original
 //! drops a row at every step from sums over the queries so far, over rows that earlier steps left. Here a prompt
-//! runs dense and the sums are over all of its queries, which see every row: what that algorithm approximates.
+//! runs dense and the sums are over all of its queries, which see every row: what that algorithm approximates. While
+//! tokens are generated it is that algorithm, some steps at a time.
 
-use super::{BlockPlan, Budget, Measure, Policy, Ramp, SINKS, Scoring, Term, refuse_nothing};
+use super::{BlockPlan, Budget, Measure, Policy, Ramp, Rank, SINKS, Scoring, Term, refuse_nothing};
 use crate::Result;
 
 /// Column sums of attention, for each KV head.
@@ -14,7 +15,7 @@ pub struct H2o {
 }
 
 impl H2o {
-    /// A policy whose layers keep `budget` on average, half of it the most recent rows.
+    /// A policy whose layers keep `budget`, half of it the most recent rows.
     pub fn new(budget: Budget) -> Self {
         Self { budget }
     }
@@ -31,6 +32,10 @@ impl Policy for H2o {
         let measure = Measure { recent: rows, ramp: Ramp::FLAT, averaged: false, by_value: false };
         let scoring = Scoring::one(Term::received(measure), SINKS);
         Ok(BlockPlan::evict(rows, counts, |retain| retain / 2, scoring))
+    }
+
+    fn rank(&self) -> Option<Rank> {
+        Some(Rank::SUM)
     }
 
     fn per_head(&self) -> bool {

@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use super::snap_kv::WINDOW;
 use super::{
-    BlockPlan, Budget, Combine, Measure, Policy, Pooling, Ramp, SINKS, Scorer, Scoring, Term, refuse_nothing,
+    BlockPlan, Budget, Combine, Measure, Policy, Pooling, Ramp, Rank, SINKS, Scorer, Scoring, Term,
+    refuse_nothing,
 };
 use crate::Result;
 
@@ -55,6 +56,10 @@ impl Policy for Joint {
         refuse_nothing(rows, layers)?;
         let counts = self.budget.spread(rows, layers, WINDOW + SINKS, false)?;
         Ok(BlockPlan::evict(rows, counts, |_| WINDOW.min(rows), Self::scoring(rows, self.expected)))
+    }
+
+    fn rank(&self) -> Option<Rank> {
+        Some(Rank::MEAN)
     }
 
     fn per_head(&self) -> bool {

@@ -2,7 +2,7 @@
 //!
 //! Nothing that an early layer ranks low is lost to the later ones, so prefill costs as much as the dense one.
 
-use super::{BlockPlan, Budget, Policy, Ramp, SINKS, Scoring, refuse_nothing};
+use super::{BlockPlan, Budget, Policy, Ramp, Rank, SINKS, Scoring, refuse_nothing};
 use crate::Result;
 
 /// Recent rows that rank the others.
@@ -38,6 +38,10 @@ impl Policy for KvOnly {
         let counts = self.budget.spread(rows, layers, recent + SINKS, false)?;
         let ramp = Ramp { first: 1.0 / recent as f32, last: 1.0 };
         Ok(BlockPlan::evict(rows, counts, |_| recent, Scoring::recent(recent, ramp, SINKS)))
+    }
+
+    fn rank(&self) -> Option<Rank> {
+        Some(Rank::MEAN)
     }
 
     fn per_head(&self) -> bool {

@@ -13,9 +13,11 @@
 //! which rows are never up for selection                               LayerRows::protected, Scoring::sinks
 //! one selection a layer or one for each KV head                       Policy::per_head
 //! whether dropped rows still run through deeper layers                LayerRows::propagate
+//! what goes once a layer holds what it may                            Policy::rank, Bounds
 //! ```
 
 mod auto;
+mod bounds;
 mod choice;
 mod demote;
 mod expected;
@@ -39,6 +41,7 @@ use crate::{Error, Result};
 pub use crate::kernels::combine::Combine;
 pub use crate::kernels::pool::Pooling;
 pub use crate::kernels::score::{Measure, Ramp};
+pub use bounds::{Bounds, Observation, Rank};
 pub use choice::{Choice, Name};
 pub use demote::Demote;
 pub use expected::Expected;
@@ -81,6 +84,11 @@ pub trait Policy: std::fmt::Debug + Send + Sync {
     /// The same policy with its budget shared by the layers in proportion to `weights`; `None` when how its layers
     /// share is part of the policy.
     fn weighted(&self, _weights: &[f32]) -> Option<Arc<dyn Policy>> {
+        None
+    }
+
+    /// How rows are ranked to stay within the budget while a session goes on; absent, they are not bounded.
+    fn rank(&self) -> Option<Rank> {
         None
     }
 

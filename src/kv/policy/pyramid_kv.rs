@@ -4,7 +4,7 @@
 //! 2406.02069). No hidden row is dropped, which is what sets it apart from PyramidInfer.
 
 use super::snap_kv::{WINDOW, scoring};
-use super::{BlockPlan, Budget, Policy, Pooling, SINKS, refuse_nothing};
+use super::{BlockPlan, Budget, Policy, Pooling, Rank, SINKS, refuse_nothing};
 use crate::Result;
 
 /// How many times smaller than the mean the last layer's rows beside the window are.
@@ -46,11 +46,16 @@ impl Policy for PyramidKv {
         let counts = if let Budget::PerLayer(_) = self.budget {
             self.budget.spread(rows, layers, least, false)?
         } else {
+            self.budget.refuse_below(WINDOW + SINKS)?;
             let mean = (self.budget.share(rows)? * rows as f64).round() as usize;
             let beside = falling(mean.max(least) - window, rows - window, layers);
             beside.into_iter().map(|count| (count + window).max(least)).collect()
         };
         Ok(BlockPlan::evict(rows, counts, |_| window, scoring(Pooling::Max(7))))
+    }
+
+    fn rank(&self) -> Option<Rank> {
+        Some(Rank::MEAN)
     }
 
     fn per_head(&self) -> bool {

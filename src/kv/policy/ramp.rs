@@ -45,6 +45,18 @@ impl Budget {
         }
     }
 
+    /// Refuses an absolute budget that does not hold the rows which a policy keeps in any case.
+    pub(super) fn refuse_below(&self, least: usize) -> Result<()> {
+        match self {
+            Self::Rows(keep) if *keep < least => Err(Error::Invalid(format!(
+                "a budget of {keep} rows is below the {least} first and latest rows that are always kept; try {}",
+                (2 * least).next_power_of_two()
+            ))),
+            Self::Weighted(mean, _) => mean.refuse_below(least),
+            _ => Ok(()),
+        }
+    }
+
     /// Rows of each layer, never below `least`: as listed, by weights, or under a falling (`linear`) or an even
     /// schedule.
     pub(super) fn spread(
@@ -59,6 +71,7 @@ impl Budget {
             true => Ok(()),
             false => Err(Error::Invalid(format!("the budget is for {found} layers, the model has {layers}"))),
         };
+        self.refuse_below(if falling { 1 } else { least })?;
         let share = self.share(rows)?;
         if let Self::PerLayer(list) = self {
             fits(list.len())?;

@@ -3,7 +3,7 @@
 //! After Li et al., "SnapKV: LLM Knows What You are Looking for Before Generation" (arXiv 2404.14469). The original
 //! gives every query head rows of its own; with grouped queries one selection for a KV head serves its group.
 
-use super::{BlockPlan, Budget, Measure, Policy, Pooling, Ramp, SINKS, Scoring, Term, refuse_nothing};
+use super::{BlockPlan, Budget, Measure, Policy, Pooling, Ramp, Rank, SINKS, Scoring, Term, refuse_nothing};
 use crate::Result;
 
 /// Rows of the observation window.
@@ -43,6 +43,10 @@ impl Policy for SnapKv {
         refuse_nothing(rows, layers)?;
         let counts = self.budget.spread(rows, layers, WINDOW + SINKS, false)?;
         Ok(BlockPlan::evict(rows, counts, |_| WINDOW.min(rows), scoring(self.pooling)))
+    }
+
+    fn rank(&self) -> Option<Rank> {
+        Some(Rank::MEAN)
     }
 
     fn per_head(&self) -> bool {

@@ -1,9 +1,10 @@
 //! StreamingLLM's rows: the first tokens and the latest ones, whatever was attended to.
 //!
-//! After Xiao et al., "Efficient Streaming Language Models with Attention Sinks" (arXiv 2309.17453). Theirs slides
-//! and counts positions inside the window; here rows keep the position that they were computed at.
+//! After Xiao et al., "Efficient Streaming Language Models with Attention Sinks" (arXiv 2309.17453). As there,
+//! positions count inside the window: the first tokens follow it, so that a stream has no end. Only they are rotated
+//! anew, since the distances within the window are what they were.
 
-use super::{BlockPlan, Budget, Combine, Policy, SINKS, Scoring, refuse_nothing};
+use super::{BlockPlan, Budget, Combine, Policy, Rank, SINKS, Scoring, refuse_nothing};
 use crate::Result;
 
 /// Sinks and a window: nothing is scored.
@@ -13,7 +14,7 @@ pub struct Streaming {
 }
 
 impl Streaming {
-    /// The first four rows of a prompt and the latest that `budget` leaves room for.
+    /// The first four rows and the latest that `budget` leaves room for.
     pub fn new(budget: Budget) -> Self {
         Self { budget }
     }
@@ -31,5 +32,9 @@ impl Policy for Streaming {
         let window = |retain: usize| retain.saturating_sub(SINKS);
         let scoring = Scoring { terms: Vec::new(), combine: Combine::Max, sinks: SINKS };
         Ok(BlockPlan::evict(rows, counts, window, scoring))
+    }
+
+    fn rank(&self) -> Option<Rank> {
+        Some(Rank::Age)
     }
 }

@@ -6,6 +6,8 @@
 
 use std::f64::consts::PI;
 
+use crate::kernels::thin::{Cut, Score};
+
 /// The constants of the decode rule.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Thinning {
@@ -34,17 +36,13 @@ impl Thinning {
     }
 }
 
-/// One block that is due in one layer.
+/// Rows that are due in one layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ThinStep {
-    /// Table index of the block's first row.
-    pub start: usize,
-    /// Rows in the block.
-    pub block: usize,
-    /// Rows of it that stay.
-    pub keep: usize,
-    /// `(distance_weight - 1) / R`: what the second running sum counts.
-    pub slope: f32,
+    /// Which of them are up for selection, and how many stay.
+    pub cut: Cut,
+    /// What their sums say.
+    pub score: Score,
 }
 
 /// Where the decode of one sequence stands, layer by layer.
@@ -85,7 +83,7 @@ impl ThinningState {
         let keep = self.rule.keep(layer, self.base.len()).min(block);
         self.base[layer] = rows - block + keep - recent;
         let slope = (self.rule.distance_weight - 1.0) / recent.max(1) as f64;
-        Some(ThinStep { start, block, keep, slope: slope as f32 })
+        Some(ThinStep { cut: Cut { start, block, keep }, score: Score::Sloped(slope as f32) })
     }
 }
 
@@ -102,9 +100,9 @@ mod tests {
             rows.iter_mut().for_each(|n| *n += 1);
             let first_rows = rows[0];
             for (l, rows) in rows.iter_mut().enumerate() {
-                if let Some(thin) = state.due(l, *rows, first_rows) {
-                    assert!(thin.start + 1 >= prompt, "the prompt's rows are never thinned");
-                    *rows -= thin.block - thin.keep;
+                if let Some(ThinStep { cut, .. }) = state.due(l, *rows, first_rows) {
+                    assert!(cut.start + 1 >= prompt, "the prompt's rows are never thinned");
+                    *rows -= cut.block - cut.keep;
                     first.get_or_insert(step);
                 }
             }

@@ -1,9 +1,9 @@
 //! TOVA's rows: those that the last token attends to most, on average over the heads.
 //!
-//! After Oren et al., "Transformers are Multi-State RNNs" (arXiv 2401.06104), applied once to a whole prompt, where
-//! the original drops one row a step, each by the attention of the token of that step.
+//! After Oren et al., "Transformers are Multi-State RNNs" (arXiv 2401.06104), applied to a whole prompt and then to
+//! some steps at a time, where the original drops one row a step, each by the attention of the token of that step.
 
-use super::{BlockPlan, Budget, Policy, Ramp, SINKS, Scoring, refuse_nothing};
+use super::{BlockPlan, Budget, Policy, Ramp, Rank, SINKS, Scoring, refuse_nothing};
 use crate::Result;
 
 /// One query's attention, one selection for all heads of a layer.
@@ -28,5 +28,9 @@ impl Policy for Tova {
         refuse_nothing(rows, layers)?;
         let counts = self.budget.spread(rows, layers, SINKS + 1, false)?;
         Ok(BlockPlan::evict(rows, counts, |_| 1, Scoring::recent(1, Ramp::FLAT, SINKS)))
+    }
+
+    fn rank(&self) -> Option<Rank> {
+        Some(Rank::LAST)
     }
 }

@@ -1,0 +1,99 @@
+//! Rows that leave a layer while a session goes on, and what the others are ranked by.
+
+use super::Model;
+use super::prefill::Block;
+use super::scratch::{DecodeScratch, PrefillScratch};
+use crate::Result;
+use crate::gpu::{Recorder, Tensor};
+use crate::kernels::kv_write::Rows;
+use crate::kernels::observe::observe;
+use crate::kernels::rope_write::rope_write;
+use crate::kernels::score::{Measure, Ramp, ScoreShape, score};
+use crate::kernels::seed::seed;
+use crate::kernels::thin::{Cut, thin};
+use crate::kv::policy::{Observation, Rank, SINKS, ThinStep};
+use crate::kv::{Cache, Role, Tier};
+
+impl Model {
+    /// Records that rows leave a layer's main tier; returns how many.
+    pub fn thin_layer(
+        &self,
+        rec: &mut Recorder,
+        d: &DecodeScratch,
+        cache: &mut Cache,
+        l: usize,
+        ThinStep { cut, score }: ThinStep,
+    ) -> Result<usize> {
+        let Tier { rows, live, .. } = cache.main(l);
+        let cut = Cut { start: cut.start.saturating_sub(cache.shared_main(l)), ..cut };
+        thin(rec, &rows.book, rows.sets, &d.table, cut, *live, score)?;
+        cache.drop_rows(l, cut.block - cut.keep);
+        Ok(cut.block - cut.keep)
+    }
+
+    /// Records what the query that just attended to a layer's `live` rows adds to their sums.
+    pub(super) fn observe_layer(
+        &self,
+        rec: &mut Recorder,
+        d: &DecodeScratch,
+        cache: &Cache,
+        (l, live): (usize, usize),
+        Observation { fade, weight }: Observation,
+    ) -> Result<()> {
+        observe(rec, &d.weights, &d.lse, &cache.main(l).rows, live, fade, weight)
+    }
+
+    /// Records the first sums of `count` rows that a block adds to a layer's main tier, where they will be ranked
+    /// by attention: what its `recent` last queries paid on average.
+    #[expect(clippy::too_many_arguments, reason = "a block and the rows that are chosen from it")]
+    pub(super) fn seed_rows(
+        &self,
+        rec: &mut Recorder,
+        s: &PrefillScratch,
+        cache: &Cache,
+        block: &Block,
+        chosen: Rows<'_>,
+        count: usize,
+        prefix: usize,
+    ) -> Result<()> {
+        let Some(Rank::Attention { recent, .. }) = block.rank() else { return Ok(()) };
+        let (heads, enter, main) = (self.config.heads, block.rows().enter, cache.main(block.group()));
+        let shape = ScoreShape {
+            query_heads: heads.query,
+            kv_heads: heads.kv,
+            dim: heads.dim,
+            per_head: block.per_head,
+        };
+        let measure = Measure { recent, ramp: Ramp::FLAT, averaged: true, by_value: false };
+        let (scale, out) = (self.attention_scale(), &s.scores);
+        score(rec, &s.q, &s.lse, &s.k, &s.v, shape, scale, prefix, enter, measure, 0, enter, out)?;
+        seed(rec, out, enter, chosen, &main.rows, main.live, count, block.start + enter)
+    }
+
+    /// Records that a layer's first tokens follow its window, before the token at `position` attends to them: they
+    /// stand as far from it as there are rows, and the rows that were dropped between them leave no gap.
+    ///
+    /// Each is rotated anew from what it was projected to, so that nothing adds up. `q` is overwritten.
+    pub(super) fn follow(
+        &self,
+        rec: &mut Recorder,
+        q: &Tensor<f32>,
+        cache: &mut Cache,
+        l: usize,
+        position: usize,
+    ) -> Result<()> {
+        let skipped = position.saturating_sub(cache.rows(l));
+        if !cache.skips_to(l, skipped) {
+            return Ok(());
+        }
+        let mut next = 0;
+        for tier in cache.layer(l).iter().filter(|tier| tier.role != Role::Tail) {
+            for entry in 0..tier.live.min(SINKS - next) {
+                let (projected, at) = (&cache.first_tokens(l)[next], skipped + next);
+                rope_write(rec, projected, at as u32, &self.rope(), &tier.rows, entry, true, q)?;
+                next += 1;
+            }
+        }
+        Ok(())
+    }
+}
