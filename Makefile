@@ -35,12 +35,17 @@ web-test: web-build driver ## run the browser build in Chromium and compare it w
 	@.ci/test-web
 
 # Without a network the model may be out of reach: the tests that need none still run.
-test: tools driver ## run every test, then every example
+test: tools driver ## run every test, then every example, then those in a browser
 	@if model="$(FIND_MODEL)"; then \
 		BENBEN_MODEL="$$model" cargo test && $(MAKE) --no-print-directory examples MODEL="$$model"; \
 	else \
 		cargo test && \
 		printf '\n*** SKIPPED: no model, so its tests and the examples did not run ***\n\n' >&2; \
+	fi
+	@if .ci/setup-browser && .ci/setup-wasm; then \
+		BENBEN_MODEL="$(FIND_MODEL)" $(MAKE) --no-print-directory web-test; \
+	else \
+		printf '\n*** SKIPPED: no browser, no Node.js or no WebAssembly target, so the browser tests did not run ***\n\n' >&2; \
 	fi
 
 examples: tools driver ## run every example

@@ -28,8 +28,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
 #ifdef AVERAGE
     pooled /= f32(end - begin);
 #endif
-#ifdef JOINED
-    pooled = max(pooled, out[first + id.x]);
-#endif
     out[first + id.x] = select(pooled, LARGEST, id.x < params.forced);
 }

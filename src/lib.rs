@@ -51,7 +51,8 @@ mod web;
 pub mod weights;
 
 pub use engine::{
-    GenerateOptions, Generation, KvReport, LoadOptions, Sampling, Session, SessionOptions, Step, Timing,
+    Comparison, Divergence, GenerateOptions, Generation, KvReport, LoadOptions, Reference, Sampling, Session,
+    SessionOptions, Step, Timing,
 };
 pub use error::{Error, Result};
 pub use gpu::{AdapterChoice, Gpu};

@@ -81,8 +81,9 @@ impl Plan {
             return Err(Error::Invalid(reason));
         }
         let f16 = crate::kv::Format::F16.bytes_per_token(config.heads);
-        let block = kv.policy.plan(context, config.layers)?;
-        let tiers = Tiers::new(kv);
+        let kv = kv.profiled(config.profile.as_ref());
+        let block = kv.policy.plan(context, config.kv_layers())?;
+        let tiers = Tiers::new(&kv);
         let layers: Vec<u64> =
             block.gains(&tiers, true).into_iter().map(|rows| tiers.bytes(rows, config.heads)).collect();
         let (in_block, before) =
@@ -91,7 +92,7 @@ impl Plan {
         Ok(Self {
             weights: 0,
             kv: layers.iter().sum(),
-            kv_full_f16: (context * config.layers) as u64 * f16,
+            kv_full_f16: (context * config.kv_layers()) as u64 * f16,
             scratch: scratch + 4 * config.vocab as u64,
             largest: [layers.into_iter().max().unwrap_or(0), largest],
             context,

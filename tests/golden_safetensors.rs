@@ -42,7 +42,8 @@ impl View for Rounded<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let (values, cols) = (self.file.dequantize(self.tensor).expect("readable"), self.tensor.cols());
+        let (values, cols) =
+            (block_on(self.file.dequantize(self.tensor)).expect("readable"), self.tensor.cols());
         let source = |row: usize| match self.head {
             Some(head) => row / head * head + row % (head / 2) * 2 + row % head / (head / 2),
             None => row,
@@ -58,7 +59,7 @@ impl View for Rounded<'_> {
 
 fn write_checkpoint(gguf: &Path, directory: &Path) {
     let file = ModelFile::open(gguf).expect("the model file opens");
-    let config = Config::read(&file).expect("a configuration");
+    let config = block_on(Config::read(&file)).expect("a configuration");
     let tensors = file.tensors().map(|tensor| {
         let permuted = tensor.name.contains("attn_q.") || tensor.name.contains("attn_k.");
         (

@@ -8,8 +8,8 @@ mod device;
 
 use std::sync::Arc;
 
-use benben::kv::policy::{Budget, Full, H2o, Joint, Policy, PyramidKv, SnapKv, Streaming, Tova};
-use benben::kv::{Format, KvOptions};
+use benben::kv::KvOptions;
+use benben::kv::policy::{Budget, Expected, Full, H2o, Joint, Policy, PyramidKv, SnapKv, Streaming, Tova};
 use benben::text::Special;
 use benben::{Session, SessionOptions};
 use common::{golden_text, note};
@@ -25,7 +25,7 @@ fn half_of_the_rows_carry_the_loss() {
     let ids = model.text().encode(&text, Special::AsText).expect("encodes");
     let (prefix, rest) = ids[2048..].split_at(PREFIX);
     let budget = || Budget::Share(0.5);
-    let policies: [Arc<dyn Policy>; 7] = [
+    let policies: [Arc<dyn Policy>; 9] = [
         Arc::new(Full),
         Arc::new(Streaming::new(budget())),
         Arc::new(Tova::new(budget())),
@@ -33,9 +33,11 @@ fn half_of_the_rows_carry_the_loss() {
         Arc::new(SnapKv::new(budget())),
         Arc::new(PyramidKv::new(budget())),
         Arc::new(Joint::new(budget())),
+        Arc::new(Expected::new(budget())),
+        Arc::new(Joint::new(budget()).with_expected()),
     ];
     let run = |policy: &Arc<dyn Policy>| {
-        let kv = KvOptions { policy: policy.clone(), ..KvOptions::default() };
+        let kv = KvOptions { policy: policy.clone(), ..KvOptions::full() };
         let context = Some(PREFIX + CONTINUATION + 8);
         let mut session = Session::new(&model, &SessionOptions { kv, context }).expect("a session");
         let losses = block_on(session.losses(prefix, &rest[..CONTINUATION])).expect("losses");
@@ -47,7 +49,7 @@ fn half_of_the_rows_carry_the_loss() {
     let mut found = vec![full];
     for policy in &policies[1..] {
         let (loss, share) = run(policy);
-        note(&format!("{:<10} half of the rows: {:.4} of the full cache's loss", policy.name(), loss / full));
+        note(&format!("{:<14} half of the rows: {:.4} of the full cache's loss", policy.name(), loss / full));
         assert!((loss / full - 1.0).abs() < 0.1, "{policy:?}: {loss}, full {full}");
         // Half of the prefix, up to half a row a layer that PyramidKV's rounding adds, and all of the rest.
         let expected = (0.5 * PREFIX as f64 + CONTINUATION as f64) / (PREFIX + CONTINUATION) as f64;

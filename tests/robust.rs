@@ -201,13 +201,13 @@ fn absurd_contexts_are_refused() {
         refusal(&tiny);
     }
     let policies: [Arc<dyn Policy>; 4] = [
-        KvOptions::default().policy,
+        KvOptions::full().policy,
         Arc::new(Pyramid::cosine(0.9, 1)),
         Arc::new(KvOnly::per_head(Budget::Share(0.5))),
         Arc::new(Tsp::new(Budget::Rows(100))),
     ];
     for policy in policies {
-        let kv = KvOptions { policy, ..KvOptions::default() };
+        let kv = KvOptions { policy, ..KvOptions::full() };
         for context in [0, 1, 1_000_000_000, 1 << 32, usize::MAX] {
             let refused = Session::new(&model(), &SessionOptions { kv: kv.clone(), context: Some(context) });
             assert!(refused.is_err(), "a session over {context}, {:?}", kv.policy);
@@ -245,7 +245,7 @@ fn absurd_policies_are_refused_or_run() {
         Arc::new(KvOnly::shared(Budget::PerLayer(vec![usize::MAX; LAYERS]))),
     ];
     for policy in policies {
-        let kv = KvOptions { policy: policy.clone(), ..KvOptions::default() };
+        let kv = KvOptions { policy: policy.clone(), ..KvOptions::full() };
         let Ok(mut session) = Session::new(&model(), &SessionOptions { kv, context: Some(200) }) else {
             continue;
         };

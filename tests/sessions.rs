@@ -181,7 +181,7 @@ fn turns_of_every_policy_go_on() {
         Arc::new(KvOnly::shared(Budget::Rows(70))),
     ];
     for policy in policies {
-        let kv = KvOptions { policy: policy.clone(), ..KvOptions::default() };
+        let kv = KvOptions { policy: policy.clone(), ..KvOptions::full() };
         let mut session = session(&SessionOptions { kv, context: Some(800) });
         for (turn, tokens) in [120, 1, 33, 2, 90].into_iter().enumerate() {
             let reply = answer(&mut session, &prompt(turn as u64, tokens), 25);

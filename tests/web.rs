@@ -1,4 +1,4 @@
-//! What the browser must say: a tiny model and native answers, for `web/test/browser.mjs` to compare with.
+//! What the browser must say: a tiny model and native answers, for `web/test/` to compare with.
 
 #[path = "common/testbed.rs"]
 mod testbed;
@@ -8,17 +8,18 @@ use std::sync::Arc;
 
 use benben::kv::Format;
 use benben::kv::policy::{Budget, Full, KvOnly, Policy, Pyramid};
-use benben::{GenerateOptions, KvBits, KvOptions, Session, SessionOptions};
+use benben::weights::ModelFile;
+use benben::{GenerateOptions, KvBits, KvOptions, Model, Session, SessionOptions};
 use pollster::block_on;
 use serde_json::{Value, json};
+use testbed::tiny::{Shape, Tiny};
 
 const PROMPT: &str =
     "an old river beside dunes of sand, and a tall rider that lets no other year go by unread";
 const TOKENS: usize = 24;
 
-fn answer(kv: KvOptions, options: &Value) -> Value {
-    let model = testbed::model();
-    let mut session = Session::new(&model, &SessionOptions { kv, context: None }).unwrap();
+fn answer(model: &Arc<Model>, kv: KvOptions, options: &Value) -> Value {
+    let mut session = Session::new(model, &SessionOptions { kv, context: None }).unwrap();
     session.append(&model.text().raw_prompt(PROMPT).unwrap()).unwrap();
     let mut answer =
         session.generate(&GenerateOptions { max_tokens: TOKENS, ..GenerateOptions::default() }).unwrap();
@@ -30,6 +31,11 @@ fn answer(kv: KvOptions, options: &Value) -> Value {
     let positions: Vec<Vec<Vec<u32>>> =
         (0..model.config().layers).map(|layer| block_on(session.positions(layer)).unwrap()).collect();
     json!({"kv": options, "ids": ids, "rowsPerLayer": session.kv().rows_per_layer, "positions": positions})
+}
+
+/// Many times as large as what may be in WebAssembly's memory at a time: 41 MB, in tensors of 2.5 and 5 MB.
+fn fat() -> Tiny {
+    Tiny::shaped(Shape { width: 512, query: 4, kv: 2, dim: 32, ffn: 2400 })
 }
 
 #[test]
@@ -55,9 +61,28 @@ fn native_answers() {
     ];
     let answers: Vec<Value> = cases
         .into_iter()
-        .map(|(policy, k, v, options)| answer(KvOptions { policy, format: Format { k, v }, tail: None }, &options))
+        .map(|(policy, k, v, options)| {
+            answer(&testbed::model(), KvOptions { policy, format: Format { k, v }, tail: None }, &options)
+        })
         .collect();
-    std::fs::write(folder.join("tiny.gguf"), testbed::tiny::Tiny::new().gguf()).unwrap();
-    let all = json!({"prompt": PROMPT, "maxTokens": TOKENS, "answers": answers});
-    std::fs::write(folder.join("tiny.json"), all.to_string()).unwrap();
+    let ids = |file: ModelFile| {
+        let model = testbed::load(&testbed::gpu(), &file);
+        answer(&model, KvOptions::full(), &Value::Null)["ids"].take()
+    };
+    let all = json!({
+        "prompt": PROMPT,
+        "maxTokens": TOKENS,
+        "answers": answers,
+        "safetensors": ids(Tiny::new().safetensors()),
+        "fat": ids(fat().file()),
+    });
+    let write = |name: &str, bytes: &[u8]| std::fs::write(folder.join(name), bytes).unwrap();
+    write("tiny.json", all.to_string().as_bytes());
+    let tiny = Tiny::new().gguf();
+    write("tiny.gguf", &tiny);
+    write("truncated.gguf", &tiny[..tiny.len() * 3 / 4]);
+    write("fat.gguf", &fat().gguf());
+    for (name, bytes) in Tiny::new().gguf_shards(3).into_iter().chain(Tiny::new().safetensors_shards(2)) {
+        write(&name, &bytes);
+    }
 }

@@ -8,6 +8,7 @@ mod common;
 
 use benben::weights::{Dtype, ModelFile, RowFormat, dequantize_row, natural_format, pack, unpack};
 use common::{golden, model_file};
+use pollster::block_on;
 use safetensors::SafeTensors;
 
 fn f32s(bytes: &[u8]) -> Vec<f32> {
@@ -103,7 +104,7 @@ fn a_whole_model_reads_like_the_reference() {
         let tensor = file.tensor(name).unwrap();
         assert_eq!(tensor.dtype.name(), check["type"]);
         assert_eq!(serde_json::json!(tensor.shape), check["shape_rows_cols"]);
-        let values = file.dequantize(tensor).unwrap();
+        let values = block_on(file.dequantize(tensor)).unwrap();
         let expected = |key: &str| check[key].as_f64().unwrap();
         let ends = |key: &str| -> Vec<f32> { serde_json::from_value(check[key].clone()).unwrap() };
         assert_eq!(values[..8], ends("first8"), "{name}");
@@ -119,7 +120,7 @@ fn a_whole_model_reads_like_the_reference() {
         let rows = tensor.rows().min(5);
         let first = tensor.rows() - rows;
         let format = natural_format(tensor.dtype, tensor.cols());
-        let packed = file.pack(tensor, first, rows, format).unwrap();
+        let packed = block_on(file.pack(tensor, first, rows, format)).unwrap();
         if tensor.dtype != Dtype::F32 {
             assert_eq!(unpack(&packed), values[first * tensor.cols()..], "{name}");
         }

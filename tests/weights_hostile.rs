@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use benben::Error;
 use benben::weights::{Dtype, FileKind, ModelFile, RowFormat, Value};
 use gguf_writer::GgufWriter;
+use pollster::block_on;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use safetensors::tensor::{Dtype as FileDtype, TensorView, serialize};
@@ -59,10 +60,10 @@ fn refusal(bytes: Vec<u8>) -> String {
 fn exercise(bytes: Vec<u8>) {
     let Ok(file) = ModelFile::from_bytes(bytes) else { return };
     for tensor in file.tensors() {
-        assert_eq!(file.bytes(tensor).len(), tensor.byte_len());
-        assert_eq!(file.dequantize(tensor).unwrap().len(), tensor.rows() * tensor.cols());
+        assert_eq!(block_on(file.bytes(tensor)).unwrap().len(), tensor.byte_len());
+        assert_eq!(block_on(file.dequantize(tensor)).unwrap().len(), tensor.rows() * tensor.cols());
         for format in [RowFormat::F16, RowFormat::Q8, RowFormat::Q4] {
-            let _ = file.pack(tensor, 0, tensor.rows(), format);
+            let _ = block_on(file.pack(tensor, 0, tensor.rows(), format));
         }
     }
 }
@@ -80,7 +81,7 @@ fn a_sound_file_reads_back() {
     assert_eq!((q.dtype, q.rows(), q.cols()), (Dtype::Q8_0, 3, 64));
     let norm = file.tensor("output_norm.weight").unwrap();
     assert_eq!((norm.rows(), norm.cols()), (1, 5));
-    assert_eq!(file.dequantize(norm).unwrap(), [1.0, 2.0, 3.0, 4.0, 5.0]);
+    assert_eq!(block_on(file.dequantize(norm)).unwrap(), [1.0, 2.0, 3.0, 4.0, 5.0]);
 }
 
 #[test]
@@ -194,11 +195,11 @@ fn bad_weights_name_their_tensor_and_row() {
     );
     let file = file.unwrap();
     let tensor = file.tensor("blk.0.ffn_up.weight").unwrap();
-    assert!(file.pack(tensor, 0, 2, RowFormat::F16).is_ok());
-    let message = file.pack(tensor, 1, 2, RowFormat::F16).unwrap_err().to_string();
+    assert!(block_on(file.pack(tensor, 0, 2, RowFormat::F16)).is_ok());
+    let message = block_on(file.pack(tensor, 1, 2, RowFormat::F16)).unwrap_err().to_string();
     assert!(message.contains("'blk.0.ffn_up.weight'") && message.contains("row 2 holds a NaN"), "{message}");
-    assert!(matches!(file.pack(tensor, 2, 2, RowFormat::F16), Err(Error::Invalid(_))));
-    assert!(matches!(file.pack(tensor, usize::MAX, 2, RowFormat::F16), Err(Error::Invalid(_))));
+    assert!(matches!(block_on(file.pack(tensor, 2, 2, RowFormat::F16)), Err(Error::Invalid(_))));
+    assert!(matches!(block_on(file.pack(tensor, usize::MAX, 2, RowFormat::F16)), Err(Error::Invalid(_))));
 }
 
 /// A directory of its own under the target directory, empty at first.
@@ -231,7 +232,7 @@ fn shards_open_together_or_say_what_is_missing() {
     assert_eq!(file.config().unwrap()["hidden_size"], 3);
     assert_eq!(file.sidecar("tokenizer.json"), Some(b"{}".as_slice()));
     assert_eq!(file.sidecar("chat_template.jinja"), None);
-    assert_eq!(file.dequantize(file.tensor("output.weight").unwrap()).unwrap(), [0.5, 2.0]);
+    assert_eq!(block_on(file.dequantize(file.tensor("output.weight").unwrap())).unwrap(), [0.5, 2.0]);
     assert_eq!(file.tensor("blk.0.ffn_up.weight").unwrap().shape, [2, 3]);
 
     write_index("a.safetensors");

@@ -2,7 +2,8 @@
 //
 //   node web/serve.mjs MODEL [PORT]
 //
-// `serve(model, port)` does the same for the test; port 0 takes a free one.
+// `serve(model, port)` does the same for tests; port 0 takes a free one, and `intercept(request, response)` answers
+// what it returns true for.
 
 import { createReadStream } from "node:fs";
 import { stat } from "node:fs/promises";
@@ -19,22 +20,38 @@ const types = {
   ".wasm": "application/wasm",
 };
 
-export async function serve(model, port = 0) {
+export async function serve(model, port = 0, intercept = () => false) {
   const server = createServer(async (request, response) => {
     try {
+      if (await intercept(request, response)) return;
       const { pathname } = new URL(request.url, "http://localhost");
       const path = pathname === "/model.gguf" ? model : inside(pathname === "/" ? "/index.html" : pathname);
-      const { size } = await stat(path);
-      const type = types[extname(path)] ?? "application/octet-stream";
-      response.writeHead(200, { "content-type": type, "content-length": size, "cache-control": "no-cache" });
-      if (request.method === "HEAD") return response.end();
-      createReadStream(path).on("error", () => response.destroy()).pipe(response);
+      await send(path, request, response);
     } catch {
       response.writeHead(404).end("not found");
     }
   });
   await new Promise((resolve, reject) => server.once("error", reject).listen(port, "127.0.0.1", resolve));
   return { url: `http://127.0.0.1:${server.address().port}/`, close: () => server.close() };
+}
+
+/** Sends a file, or the range of it that the request asks for. */
+export async function send(path, request, response) {
+  const { size, mtimeMs } = await stat(path);
+  const headers = {
+    "content-type": types[extname(path)] ?? "application/octet-stream",
+    "cache-control": "no-cache",
+    "accept-ranges": "bytes",
+    etag: `"${size.toString(36)}-${Math.round(mtimeMs).toString(36)}"`,
+  };
+  const [, from, to] = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? "") ?? [];
+  const start = Number(from ?? 0);
+  const end = Math.min(to ? Number(to) : Infinity, size - 1);
+  if (from && start > end) return response.writeHead(416, { "content-range": `bytes */${size}` }).end();
+  if (from) headers["content-range"] = `bytes ${start}-${end}/${size}`;
+  response.writeHead(from ? 206 : 200, { ...headers, "content-length": end - start + 1 });
+  if (request.method === "HEAD") return response.end();
+  createReadStream(path, { start, end }).on("error", () => response.destroy()).pipe(response);
 }
 
 function inside(pathname) {

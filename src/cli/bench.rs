@@ -68,7 +68,7 @@ struct Report {
 }
 
 pub async fn run(args: &BenchArgs) -> Outcome {
-    let kv = args.kv.options()?;
+    let kv = args.kv.measured()?;
     let model = model(args, &kv).await?;
     let gpu = model.gpu();
     let copy = copy_rate(gpu).await?;

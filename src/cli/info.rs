@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use benben::engine::read_text;
-use benben::kv::Format;
 use benben::kv::policy::{Budget, Full, KvOnly, Policy, Preset, Pyramid, Tsp};
+use benben::kv::{Format, Profile};
 use benben::model::Config;
 use benben::plan::Plan;
 use benben::text::Text;
@@ -52,6 +52,8 @@ struct Report {
     tokens: usize,
     stop_tokens: Vec<u32>,
     chat_template: bool,
+    /// How layers share the budget of `auto` and `joint`; absent, equally.
+    layer_profile: Option<Profile>,
     /// What the plans below are made for.
     context: usize,
     weight_bytes: u64,
@@ -76,9 +78,9 @@ struct PolicyPlan {
     activation_bytes: u64,
 }
 
-pub fn run(args: &InfoArgs) -> Outcome {
+pub async fn run(args: &InfoArgs) -> Outcome {
     let file = ModelFile::open(&args.model)?;
-    let config = Config::read(&file)?;
+    let config = Config::read(&file).await?;
     let report = Report::new(args, &file, &config, &read_text(&file)?)?;
     if args.json { report::json(&report) } else { Ok(report::say(&report.to_string())?) }
 }
@@ -104,8 +106,9 @@ impl Report {
             tokens: text.vocab_size(),
             stop_tokens: text.stop_tokens().to_vec(),
             chat_template: text.has_template(),
+            layer_profile: config.profile.clone(),
             context,
-            weight_bytes: Plan::new(file, config, weights, &KvOptions::default(), context)?.weights,
+            weight_bytes: Plan::new(file, config, weights, &KvOptions::full(), context)?.weights,
             plans: plans(config, context)?,
         })
     }
@@ -163,9 +166,13 @@ impl std::fmt::Display for Report {
         let template = if self.chat_template { "a chat template" } else { "no chat template" };
         writeln!(
             f,
-            "  {} tokens in the vocabulary, stops at {:?}, {template}, trained for {} tokens\n",
+            "  {} tokens in the vocabulary, stops at {:?}, {template}, trained for {} tokens",
             self.tokens, self.stop_tokens, self.trained_context
         )?;
+        match &self.layer_profile {
+            Some(profile) => writeln!(f, "  a layer profile, measured on {}\n", profile.measured())?,
+            None => writeln!(f, "  no layer profile; `benben calibrate` measures one\n")?,
+        }
         let mut table = Table::new(["in the file", "on the device", "tensors", "bytes"]);
         for format in &self.formats {
             table.row([

@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use super::args::{count, share};
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, PartialEq, clap::Args)]
 pub struct KvArgs {
-    /// Which rows of the prompt the cache keeps [default: full]
+    /// Which rows of the prompt the cache keeps
     #[arg(long, value_enum, value_name = "POLICY")]
     kv: Option<Name>,
     /// A published PyramidInfer configuration; implies --kv pyramid, whose default is 7b
@@ -26,7 +26,7 @@ pub struct KvArgs {
     /// Let every KV head keep rows of its own (kv-only)
     #[arg(long)]
     per_head: bool,
-    /// Bits of the values of K and V: 16, 8 or 4 [default: 16]
+    /// Bits of the values of K and V: 16, 8, 4, 3 or 2 [default: 16]
     #[arg(long, value_name = "BITS", value_parser = bits, allow_negative_numbers = true)]
     kv_bits: Option<KvBits>,
     /// Bits of K alone
@@ -35,6 +35,12 @@ pub struct KvArgs {
     /// Bits of V alone
     #[arg(long, value_name = "BITS", value_parser = bits, allow_negative_numbers = true)]
     v_bits: Option<KvBits>,
+    /// Keep the rows that the policy would drop, in so many bits
+    #[arg(long, value_name = "BITS", value_parser = bits, allow_negative_numbers = true)]
+    demote: Option<KvBits>,
+    /// Run the last third of the layers on three fifths of a prompt's rows: faster, but loses needles (auto)
+    #[arg(long)]
+    prefill_saver: bool,
 }
 
 impl KvArgs {
@@ -51,8 +57,18 @@ impl KvArgs {
             per_head: self.per_head,
             k_bits: bits(self.k_bits),
             v_bits: bits(self.v_bits),
+            demote: self.demote.map(KvBits::bits),
+            prefill_saver: self.prefill_saver,
         };
         choice.options()
+    }
+
+    /// The same, but the full cache where no flag was given: what other caches are measured against.
+    ///
+    /// # Errors
+    /// As [`KvArgs::options`].
+    pub fn measured(&self) -> Result<KvOptions> {
+        if *self == Self::default() { Ok(KvOptions::full()) } else { self.options() }
     }
 }
 
@@ -78,7 +94,7 @@ impl std::fmt::Display for KvLabel {
 
 fn bits(text: &str) -> Result<KvBits, String> {
     let found = KvBits::ALL.into_iter().find(|bits| bits.bits().to_string() == text);
-    found.ok_or_else(|| "expected 16, 8 or 4".to_owned())
+    found.ok_or_else(|| "expected 16, 8, 4, 3 or 2".to_owned())
 }
 
 #[cfg(test)]
@@ -100,7 +116,10 @@ mod tests {
     #[test]
     fn flags_choose_policies_and_formats() {
         for (flags, name) in [
-            ("", "full"),
+            ("", "auto"),
+            ("--kv-bits 8", "full"),
+            ("--kv h2o --demote 3", "h2o"),
+            ("--prefill-saver", "auto"),
             ("--preset 13b", "pyramid"),
             ("--kv pyramid", "pyramid"),
             ("--kv tsp --keep 0.5", "tsp"),
@@ -111,6 +130,8 @@ mod tests {
             ("--kv snapkv", "snapkv"),
             ("--kv pyramidkv", "pyramidkv"),
             ("--kv joint", "joint"),
+            ("--kv expected --keep 0.3", "expected"),
+            ("--kv joint-expected", "joint-expected"),
             ("--kv auto", "auto"),
             ("--kv-share 0.1", "auto"),
             ("--kv-share 0.4", "full"),

@@ -4,6 +4,7 @@
 //! args.rs, kv_args.rs   flags that several commands share, checked before anything is opened
 //! measure.rs            medians, and the bandwidth that the adapter reaches
 //! report.rs             numbers and tables for people, JSON for programs
+//! eval/                 the commands that measure quality
 //! the others            one command each
 //! ```
 //!
@@ -12,6 +13,7 @@
 
 mod args;
 mod bench;
+mod calibrate;
 mod chat;
 mod doctor;
 mod eval;
@@ -46,6 +48,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Measure prefill and decode speed.
     Bench(bench::BenchArgs),
+    /// Measure how a KV budget is best shared by a model's layers, and keep that beside the model.
+    Calibrate(calibrate::CalibrateArgs),
     /// Measure the quality that a cache policy leaves.
     #[command(subcommand)]
     Eval(eval::EvalCommand),
@@ -58,6 +62,10 @@ enum Failure {
     Library(#[from] benben::Error),
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
+    #[error("cannot write {path}: {error}")]
+    Save { path: String, error: io::Error },
+    #[error("cannot write to {path}: {error}; choose another --out")]
+    Directory { path: String, error: io::Error },
     #[error("{failed} of {total} kernel checks failed on {adapter}; its answers would be wrong")]
     Checks { failed: usize, total: usize, adapter: String },
 }
@@ -71,10 +79,11 @@ pub fn main() -> ExitCode {
         match command {
             Command::Run(args) => run::run(&args).await,
             Command::Chat(args) => chat::run(&args).await,
-            Command::Info(args) => info::run(&args),
+            Command::Info(args) => info::run(&args).await,
             Command::Doctor(args) => doctor::run(&args).await,
             Command::Bench(args) => bench::run(&args).await,
-            Command::Eval(eval::EvalCommand::Ppl(args)) => eval::run(&args).await,
+            Command::Calibrate(args) => calibrate::run(&args).await,
+            Command::Eval(command) => command.run().await,
         }
     });
     match outcome {

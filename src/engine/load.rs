@@ -27,6 +27,19 @@ pub struct LoadOptions {
 /// The context that is planned for when the caller names none.
 const SMALL_CONTEXT: usize = 1024;
 
+impl LoadOptions {
+    /// What loading a file of this shape and opening the first session will take.
+    ///
+    /// # Errors
+    /// [`Error::DoesNotFit`] if that is more than there is; [`Error::Invalid`] for a context that cannot be.
+    pub fn plan(&self, gpu: &Gpu, file: &ModelFile, config: &Config) -> Result<Plan> {
+        let context = self.context.unwrap_or(SMALL_CONTEXT.min(config.context));
+        let plan = Plan::new(file, config, self.weights, &self.kv, context)?;
+        plan.check(&Limits::of(gpu, self.memory))?;
+        Ok(plan)
+    }
+}
+
 impl Model {
     /// Loads the model at `path`: a GGUF file, or safetensors with their `config.json` and `tokenizer.json`.
     ///
@@ -52,12 +65,10 @@ impl Model {
         options: &LoadOptions,
         progress: impl FnMut(Progress),
     ) -> Result<Arc<Self>> {
-        let config = Config::read(file)?;
-        let context = options.context.unwrap_or(SMALL_CONTEXT.min(config.context));
-        let plan = Plan::new(file, &config, options.weights, &options.kv, context)?;
-        plan.check(&Limits::of(gpu, options.memory))?;
+        let config = Config::read(file).await?;
+        options.plan(gpu, file, &config)?;
         let text = read_text(file)?;
-        let model = Loader::new(gpu, file, &config, options.weights, progress).load(text)?;
+        let model = Loader::new(gpu, file, &config, options.weights, progress).load(text).await?;
         crate::gpu::Recorder::new(gpu).submit_timed().done().await?;
         gpu.check()?;
         Ok(Arc::new(model))

@@ -7,10 +7,14 @@
 //! generate.rs   pieces → tokens, as an async stream
 //! frame.rs      pieces → tokens, within a time budget per frame
 //! score.rs      logits, and the loss of a continuation
+//! compare.rs    a continuation's logits beside those of another cache
+//! calibrate.rs  the layer profile that follows from such comparisons
 //! share.rs      forks, and beginnings that conversations have in common
 //! snapshot.rs   conversations in files
 //! ```
 
+mod calibrate;
+mod compare;
 mod frame;
 mod generate;
 mod load;
@@ -21,6 +25,8 @@ mod snapshot;
 mod work;
 
 pub use crate::kernels::sample::Sampling;
+pub use calibrate::Window;
+pub use compare::{Comparison, Divergence, Reference};
 pub use frame::Step;
 pub use generate::{GenerateOptions, Generation, Timing};
 pub use load::{LoadOptions, read_text};

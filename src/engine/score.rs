@@ -5,6 +5,7 @@ use super::work::{Course, not_reserved};
 use crate::gpu::Class;
 use crate::kernels::nll::nll;
 use crate::kv::TierRows;
+use crate::model::{Block, PrefillScratch};
 use crate::{Error, Result};
 
 impl Session {
@@ -34,24 +35,16 @@ impl Session {
     /// # Errors
     /// [`Error::ContextFull`], [`Error::Invalid`] for an empty prefix or continuation, [`Error::DeviceLost`].
     pub async fn losses(&mut self, prefix: &[u32], continuation: &[u32]) -> Result<Vec<f32>> {
-        if prefix.is_empty() || continuation.is_empty() {
-            return Err(Error::Invalid(
-                "a loss needs a prefix and a continuation of at least one token".to_owned(),
-            ));
-        }
-        self.check_room(prefix.len(), continuation)?;
-        self.clear();
-        self.append(prefix)?;
-        self.run_prompt(continuation.len())?;
+        self.run_prefix(prefix, continuation)?;
         let vocab = self.model.config().vocab;
         let gpu = self.model.gpu().clone();
         let out = gpu.tensor::<f32>(Class::Scratch, "losses", continuation.len());
         let targets = gpu.tensor_with(Class::Scratch, "targets", continuation);
         let d = self.decode.as_ref().ok_or_else(not_reserved)?;
         nll(&mut self.rec, &d.logits, targets.bind(), 1, vocab, &out, 0)?;
-        self.append(&continuation[..continuation.len() - 1])?;
-        if continuation.len() > 1 {
-            self.score_block(&continuation[1..], &out)?;
+        if let Some(block) = self.run_continuation(continuation)? {
+            let s = self.prefill.as_ref().ok_or_else(not_reserved)?;
+            self.model.block_losses(&mut self.rec, s, &block, &continuation[1..], &out, 1)?;
         }
         let losses = self.rec.read(&out, 0, continuation.len());
         self.rec.submit();
@@ -72,17 +65,35 @@ impl Session {
         Ok(course)
     }
 
-    /// Runs the pending tokens as one dense block and records the loss of each one's successor.
-    fn score_block(&mut self, targets: &[u32], out: &crate::gpu::Tensor<f32>) -> Result<()> {
+    /// Runs `prefix` in an empty session up to the logits of its last token, with room for `continuation`.
+    pub(super) fn run_prefix(&mut self, prefix: &[u32], continuation: &[u32]) -> Result<()> {
+        if prefix.is_empty() || continuation.is_empty() {
+            return Err(Error::Invalid(
+                "a loss needs a prefix and a continuation of at least one token".to_owned(),
+            ));
+        }
+        self.check_room(prefix.len(), continuation)?;
+        self.clear();
+        self.append(prefix)?;
+        self.run_prompt(continuation.len()).map(drop)
+    }
+
+    /// Runs all but the last token of `continuation` as one dense block after the prefix; `None` where that leaves
+    /// no row.
+    pub(super) fn run_continuation(&mut self, continuation: &[u32]) -> Result<Option<Block>> {
+        let tokens = &continuation[..continuation.len().saturating_sub(1)];
+        if tokens.is_empty() {
+            return Ok(None);
+        }
+        self.append(tokens)?;
         let most = self.cache.most_rows();
         let config = self.model.config();
-        if !self.prefill.as_ref().is_some_and(|s| s.fits(targets.len(), most)) {
+        if !self.prefill.as_ref().is_some_and(|s| s.fits(tokens.len(), most)) {
             let gpu = self.model.gpu();
-            self.prefill = Some(crate::model::PrefillScratch::new(gpu, config, targets.len(), most));
+            self.prefill = Some(PrefillScratch::new(gpu, config, tokens.len(), most));
         }
-        let layers = config.layers;
-        let gains = vec![TierRows { main: targets.len(), ..TierRows::default() }; layers];
-        self.cache.reserve(&mut self.rec, &gains);
+        let layers = config.kv_layers();
+        self.cache.reserve(&mut self.rec, &vec![TierRows::in_main(tokens.len()); layers]);
         let (mut block, count) = self.next_block(true)?;
         let s = self.prefill.as_ref().ok_or_else(not_reserved)?;
         while !block.is_done() {
@@ -90,6 +101,6 @@ impl Session {
             self.rec.submit();
         }
         self.cached += count;
-        self.model.block_losses(&mut self.rec, s, &block, targets, out, 1)
+        Ok(Some(block))
     }
 }

@@ -61,13 +61,13 @@ impl Session {
     pub fn new(model: &Arc<Model>, options: &SessionOptions) -> Result<Self> {
         let config = model.config();
         let context = options.context.unwrap_or(config.context);
-        let kv = options.kv.clone();
+        let kv = options.kv.profiled(config.profile.as_ref());
         Plan::session(config, &kv, context)?.check(&Limits::of(model.gpu(), None))?;
         let gpu = model.gpu();
         Ok(Self {
             model: model.clone(),
             rec: Recorder::new(gpu),
-            cache: Cache::new(gpu, config.layers, config.heads, &kv)?,
+            cache: Cache::new(gpu, config.kv_layers(), config.heads, &kv)?,
             kv,
             context,
             prefill: None,
@@ -193,7 +193,7 @@ impl Session {
             self.prefill = Some(PrefillScratch::new(gpu, config, block, before));
             replaced = true;
         }
-        let capacity = (0..config.layers).map(|l| self.cache.main(l).rows.capacity).max().unwrap_or(0);
+        let capacity = (0..config.kv_layers()).map(|l| self.cache.main(l).rows.capacity).max().unwrap_or(0);
         if !self.decode.as_ref().is_some_and(|d| d.fits(capacity)) {
             let thins = self.kv.policy.thinning().is_some();
             if thins {

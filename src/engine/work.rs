@@ -63,10 +63,10 @@ impl Session {
         if pending == 0 {
             return Err(Error::Invalid("there is no prompt to answer; append one first".to_owned()));
         }
-        let layers = self.model.config().layers;
+        let layers = self.model.config().kv_layers();
         // Every block but the last keeps all its rows, so one plan of the whole says how many there will be.
         let gains = match pending {
-            1 => vec![TierRows { main: 1, ..TierRows::default() }; layers],
+            1 => vec![TierRows::in_main(1); layers],
             _ => self.kv.policy.plan(pending, layers)?.gains(self.cache.tiers(), self.cached == 0),
         };
         self.reserve(pending, gains, answer)?;
@@ -118,8 +118,9 @@ impl Session {
             (false, true) => (&*self.kv.policy, pending),
             (false, false) => (&*self.kv.policy, pending.min(BLOCK_ROWS)),
         };
-        let plan = policy.plan(count, self.model.config().layers)?;
-        let block = Block::new(plan, self.cached, self.kv.policy.per_head(), all_rows);
+        let config = self.model.config();
+        let plan = policy.plan(count, config.kv_layers())?;
+        let block = Block::new(plan, self.cached, self.kv.policy.per_head(), all_rows, config.kv_sharing);
         let s = self.prefill.as_ref().ok_or_else(not_reserved)?;
         let tokens = &self.tokens[self.cached..self.cached + count];
         self.model.begin_block(&mut self.rec, s, &block, tokens)?;
@@ -148,18 +149,22 @@ impl Session {
             self.thinning = self.kv.policy.thinning().map(start);
         }
         let d = self.decode.as_ref().ok_or_else(not_reserved)?;
-        let window = self.thinning.as_ref().map(|t| DecodeWindow {
+        let sharing = self.model.config().kv_sharing;
+        // Of layers that share rows, the last one's attention counts.
+        let (group, counts) = (layer / sharing, (layer + 1).is_multiple_of(sharing));
+        let window = self.thinning.as_ref().filter(|_| counts).map(|t| DecodeWindow {
             prompt: course.prompt,
             block: t.rule().exceed,
-            first: t.first(layer),
+            first: t.first(group),
         });
         let step = DecodeStep { position: self.cached, window };
         self.model.decode_layer(&mut self.rec, d, &mut self.cache, layer, step)?;
         // The first layer's row count decides for all of them, as it stood when the step began.
         let first_rows = course.checkpoint[0].main + 1;
-        let rows = self.cache.shared_main(layer) + self.cache.main(layer).live;
-        if let Some(due) = self.thinning.as_mut().and_then(|t| t.due(layer, rows, first_rows)) {
-            self.model.thin_layer(&mut self.rec, d, &mut self.cache, layer, due)?;
+        let rows = self.cache.shared_main(group) + self.cache.main(group).live;
+        let thinning = self.thinning.as_mut().filter(|_| counts);
+        if let Some(due) = thinning.and_then(|t| t.due(group, rows, first_rows)) {
+            self.model.thin_layer(&mut self.rec, d, &mut self.cache, group, due)?;
         }
         let last = layer + 1 == self.model.config().layers;
         if last {
@@ -186,12 +191,14 @@ impl Session {
         match course.work {
             Work::Prefill(..) => self.cache.restore(&course.checkpoint),
             // Where the unfinished step ran, its row is the newest; rows that it thinned stay dropped.
-            Work::Decode(layers) => (0..layers).for_each(|l| self.cache.drop_rows(l, 1)),
+            Work::Decode(layers) => {
+                let groups = layers / self.model.config().kv_sharing;
+                (0..groups).for_each(|group| self.cache.drop_rows(group, 1));
+            }
             Work::Ready | Work::Head => {}
         }
         let settled = self.tokens.len().saturating_sub(1);
-        let beyond = self.cached.saturating_sub(settled);
-        (0..self.cache.depth()).for_each(|l| self.cache.drop_rows(l, beyond));
+        self.cache.truncate(self.cached.saturating_sub(settled));
         self.cached = self.cached.min(settled);
         self.thinning = None;
     }

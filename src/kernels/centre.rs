@@ -50,7 +50,8 @@ fn stride(first: usize, rows: usize) -> usize {
 pub fn twin(k: &[f32], width: usize, first: usize, rows: usize) -> Vec<f32> {
     let sampled: Vec<&[f32]> =
         k.chunks_exact(width).take(rows).skip(first).step_by(stride(first, rows)).collect();
-    let mean = |column: usize| sampled.iter().map(|row| row[column]).sum::<f32>() / sampled.len().max(1) as f32;
+    let mean =
+        |column: usize| sampled.iter().map(|row| row[column]).sum::<f32>() / sampled.len().max(1) as f32;
     (0..width).map(mean).collect()
 }
 

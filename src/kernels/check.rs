@@ -95,7 +95,12 @@ pub async fn all(gpu: &Gpu) -> Result<Vec<Check>> {
     checks.extend(super::fill::checks(gpu).await?);
     checks.extend(super::gather::checks(gpu).await?);
     checks.extend(super::score::checks(gpu).await?);
+    checks.extend(super::rope_ahead::checks(gpu).await?);
+    checks.extend(super::moments::checks(gpu).await?);
+    checks.extend(super::expected_logits::checks(gpu).await?);
+    checks.extend(super::expected_score::checks(gpu).await?);
     checks.extend(super::pool::checks(gpu).await?);
+    checks.extend(super::combine::checks(gpu).await?);
     checks.extend(super::select::checks(gpu).await?);
     checks.extend(super::accumulate::checks(gpu).await?);
     checks.extend(super::thin::checks(gpu).await?);

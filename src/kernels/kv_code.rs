@@ -117,9 +117,8 @@ pub fn hadamard(row: &mut [f32]) {
 ///
 /// The codes are those of the first step; the step that is stored is the one that fits these codes best.
 pub fn encode_row(row: &[f32], bits: KvBits) -> (Vec<u32>, f32) {
-    let pair = |p: &[f32]| {
-        u32::from(f16::from_f32(p[0]).to_bits()) | u32::from(f16::from_f32(p[1]).to_bits()) << 16
-    };
+    let pair =
+        |p: &[f32]| u32::from(f16::from_f32(p[0]).to_bits()) | u32::from(f16::from_f32(p[1]).to_bits()) << 16;
     if !bits.quantised() {
         return (row.chunks_exact(2).map(pair).collect(), 1.0);
     }

@@ -152,8 +152,15 @@ fn worst(checks: Vec<Check>) -> Option<Check> {
 
 pub(super) async fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
     let smollm2 = Heads { query: 9, kv: 3, dim: 64 };
-    let shape =
-        |heads, format, sets, indexed| Shape { heads, format, capacity: 40, sets, first: 4, count: 21, indexed };
+    let shape = |heads, format, sets, indexed| Shape {
+        heads,
+        format,
+        capacity: 40,
+        sets,
+        first: 4,
+        count: 21,
+        indexed,
+    };
     let mut out = Vec::new();
     let mixed = Format { k: KvBits::Sixteen, v: KvBits::Three };
     out.extend(worst(check(gpu, shape(smollm2, mixed, 3, true)).await?));

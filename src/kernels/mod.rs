@@ -12,8 +12,11 @@ pub mod attention_merge;
 pub mod attention_prefill;
 pub mod centre;
 pub mod check;
+pub mod combine;
 pub mod copy;
 pub mod embed;
+pub mod expected_logits;
+pub mod expected_score;
 pub mod fill;
 pub mod gather;
 mod grid;
@@ -30,9 +33,11 @@ pub mod matrix;
 pub mod matvec;
 mod matvec_groups;
 mod matvec_lanes;
+pub mod moments;
 pub mod nll;
 pub mod pool;
 pub mod rms_norm;
+pub mod rope_ahead;
 pub mod rope_split;
 pub mod rope_write;
 pub mod sample;
@@ -45,15 +50,18 @@ use crate::gpu::ShaderKey;
 
 /// One variant at least of every way in which a shader can be assembled, for validation without a device.
 pub fn variants() -> Vec<ShaderKey> {
-    let kernels: [fn() -> Vec<ShaderKey>; 24] = [
+    let kernels: [fn() -> Vec<ShaderKey>; 29] = [
         accumulate::variants,
         attention_decode_groups::variants,
         attention_decode_lanes::variants,
         attention_merge::variants,
         attention_prefill::variants,
         centre::variants,
+        combine::variants,
         copy::variants,
         embed::variants,
+        expected_logits::variants,
+        expected_score::variants,
         fill::variants,
         gather::variants,
         kv_copy::variants,
@@ -61,9 +69,11 @@ pub fn variants() -> Vec<ShaderKey> {
         kv_write::variants,
         matmul::variants,
         matvec::variants,
+        moments::variants,
         nll::variants,
         pool::variants,
         rms_norm::variants,
+        rope_ahead::variants,
         rope_split::variants,
         rope_write::variants,
         sample::variants,

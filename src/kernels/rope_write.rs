@@ -39,7 +39,9 @@ pub fn variants() -> Vec<ShaderKey> {
     let formats = pairs.map(|(k, v)| Format { k, v }).chain(KvBits::ALL.map(Format::both));
     let own = |f: Format| (f, (f.k.quantised(), f.v.quantised()));
     let all: Vec<_> = formats.map(own).chain([(Format::F16, (true, true))]).collect();
-    let of = |family| all.iter().map(move |&(format, rotated)| rope_key(key(family, 64, format, rotated), 32, false));
+    let of = |family| {
+        all.iter().map(move |&(format, rotated)| rope_key(key(family, 64, format, rotated), 32, false))
+    };
     let interleaved = key(Family::Lanes, 64, Format { k: KvBits::Eight, v: KvBits::Four }, (true, true));
     of(Family::Lanes).chain(of(Family::Groups)).chain([rope_key(interleaved, 16, true)]).collect()
 }
@@ -47,7 +49,9 @@ pub fn variants() -> Vec<ShaderKey> {
 /// Records the write of one token's row `qkv` (`[(H + 2G) * hd]`).
 ///
 /// The rotated query goes to `q` (`[H * hd]`), transformed as the keys are. Key and value go into the slot that
-/// entry `row` of every set names; the slot's position is set, its accumulators are emptied.
+/// entry `row` of every set names; the slot's position is set, its accumulators are emptied. Unless `makes_kv`,
+/// `qkv` is `[H * hd]`, and nothing but the query is written.
+#[expect(clippy::too_many_arguments, reason = "a row of three kinds, and where each goes")]
 pub fn rope_write(
     rec: &mut Recorder,
     qkv: &Tensor<f32>,
@@ -55,6 +59,7 @@ pub fn rope_write(
     rope: &Rope<'_>,
     rows: &KvRows,
     row: usize,
+    makes_kv: bool,
     q: &Tensor<f32>,
 ) -> Result<()> {
     let family = rec.gpu().tuning().family;
@@ -65,7 +70,7 @@ pub fn rope_write(
         position,
         entry: row as u32,
         query_heads: heads.query as u32,
-        kv_heads: heads.kv as u32,
+        kv_heads: if makes_kv { heads.kv as u32 } else { 0 },
         capacity: rows.capacity as u32,
         sets: rows.sets as u32,
         scale: rope.scale,
@@ -80,7 +85,8 @@ pub fn rope_write(
         centre.bind(),
         rows.book.bind(),
     ];
-    rec.dispatch(&kernel, &params, &bindings, [team_groups(family, heads.query + heads.kv), 1, 1])
+    let teams = heads.query + if makes_kv { heads.kv } else { 0 };
+    rec.dispatch(&kernel, &params, &bindings, [team_groups(family, teams), 1, 1])
 }
 
 async fn check(
@@ -100,7 +106,7 @@ async fn check(
     let q = poisoned(gpu, heads.q_width());
 
     let mut rec = Recorder::new(gpu);
-    rope_write(&mut rec, &device_qkv, position, &rope, &rows, entry, &q)?;
+    rope_write(&mut rec, &device_qkv, position, &rope, &rows, entry, true, &q)?;
     let got_q = rec.read(&q, 0, q.len());
     let stored = Stored::read(&mut rec, &rows).await?;
 

@@ -198,11 +198,21 @@ impl Cache {
         }
     }
 
-    /// Says that `count` rows of a layer's own main tier were dropped, or that its newest ones are to be forgotten.
+    /// Forgets the newest `count` rows of every layer.
+    pub fn truncate(&mut self, count: usize) {
+        (0..self.depth()).for_each(|layer| self.drop_rows(layer, count));
+    }
+
+    /// Says that `count` rows of a layer's main tier were dropped, or that its newest ones are to be forgotten.
     pub fn drop_rows(&mut self, layer: usize, count: usize) {
         let tiers = &mut self.layers[layer].tiers;
         let main = tiers.len() - 1;
         tiers[main].live = tiers[main].live.saturating_sub(count);
+    }
+
+    /// Exchanges a layer's rows for those that another cache of the same shape has of it.
+    pub fn swap_layer(&mut self, other: &mut Self, layer: usize) {
+        std::mem::swap(&mut self.layers[layer], &mut other.layers[layer]);
     }
 
     /// Bytes of the live rows, their steps and what they are relative to included.

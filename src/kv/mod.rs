@@ -13,6 +13,7 @@ mod cache;
 mod packed;
 pub mod policy;
 mod prefixes;
+mod profile;
 mod share;
 mod tier;
 
@@ -23,6 +24,7 @@ pub use cache::Cache;
 pub use packed::{PackedLayer, PackedTier};
 use policy::Policy;
 pub use prefixes::{LEAST_COMMON, Prefixes};
+pub use profile::Profile;
 pub use share::{MOST_TIERS, SharedRows};
 pub use tier::{Role, Tier, TierRows, Tiers};
 
@@ -45,8 +47,21 @@ impl KvOptions {
 }
 
 impl Default for KvOptions {
-    /// Every row, in f16.
+    /// What [`KvOptions::auto`] makes of a fifth of a full f16 cache's bytes.
     fn default() -> Self {
+        Self::within(0.2, false)
+    }
+}
+
+impl KvOptions {
+    /// Every row, in f16.
+    pub fn full() -> Self {
         Self::new(policy::Full, Format::F16)
+    }
+
+    /// The same, with the budget shared by the layers as the model's profile says, where the policy asks for that.
+    pub fn profiled(&self, profile: Option<&Profile>) -> Self {
+        let weighted = profile.and_then(|profile| self.policy.weighted(profile.weights()));
+        Self { policy: weighted.unwrap_or_else(|| self.policy.clone()), ..self.clone() }
     }
 }

@@ -39,6 +39,11 @@ pub struct TierRows {
 }
 
 impl TierRows {
+    /// Rows of the main tier alone.
+    pub fn in_main(main: usize) -> Self {
+        Self { main, ..Self::default() }
+    }
+
     /// All of them.
     pub fn total(self) -> usize {
         self.sinks + self.tail + self.main

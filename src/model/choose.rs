@@ -5,13 +5,14 @@ use super::prefill::Block;
 use super::scratch::{MAIN, ON, PrefillScratch, TAIL};
 use crate::Result;
 use crate::gpu::Recorder;
+use crate::kernels::combine::combine;
 use crate::kernels::fill::{Fill, fill};
 use crate::kernels::gather::gather;
-use crate::kernels::pool::{Pooling, pool};
+use crate::kernels::pool::pool;
 use crate::kernels::score::{ScoreShape, score};
 use crate::kernels::select::select;
 use crate::kv::TierRows;
-use crate::kv::policy::Scoring;
+use crate::kv::policy::{Scorer, Scoring};
 
 impl Model {
     /// Ranks the block's rows if any are to be told apart, and lists those that each tier gains (`index[MAIN]` and
@@ -27,13 +28,22 @@ impl Model {
     ) -> Result<bool> {
         let rows = block.rows();
         let Some(scoring) = block.plan.scoring.as_ref().filter(|_| rows.drops()) else { return Ok(false) };
-        self.rank(rec, s, block, scoring, prefix)?;
         let (columns, protected) = (rows.enter - rows.protected, rows.protected);
-        let sets = if block.per_head { self.config.heads.kv } else { 1 };
-        let mut pick =
-            |ranks, protected, list: usize| select(rec, &s.scores, sets, columns, ranks, protected, &s.index[list]);
         let listed = rows.retain < rows.enter || gains.tail > 0;
+        let goes_on = rows.propagate < rows.enter;
+        // A hidden row goes on for all heads or for none, whether or not they rank rows together.
+        if goes_on {
+            self.rank(rec, s, block, scoring, prefix, false)?;
+            select(rec, &s.scores, 1, columns, 0..rows.propagate - protected, protected, &s.index[ON])?;
+        }
         if listed {
+            if block.per_head || !goes_on {
+                self.rank(rec, s, block, scoring, prefix, block.per_head)?;
+            }
+            let sets = if block.per_head { self.config.heads.kv } else { 1 };
+            let mut pick = |ranks, protected, list: usize| {
+                select(rec, &s.scores, sets, columns, ranks, protected, &s.index[list])
+            };
             // The first tokens score highest, so that they hold the first ranks.
             let best = gains.sinks + gains.main - protected;
             pick(gains.sinks..best, protected, MAIN)?;
@@ -41,13 +51,10 @@ impl Model {
                 pick(best..best + gains.tail, 0, TAIL)?;
             }
         }
-        if rows.propagate < rows.enter {
-            pick(0..rows.propagate - protected, protected, ON)?;
-        }
         Ok(listed)
     }
 
-    /// Scores every row that is not protected: the largest of what the scoring's terms give it.
+    /// Scores every row that is not protected, by what the scoring's terms give it, for all heads or for each.
     fn rank(
         &self,
         rec: &mut Recorder,
@@ -55,42 +62,31 @@ impl Model {
         block: &Block,
         scoring: &Scoring,
         prefix: usize,
+        per_head: bool,
     ) -> Result<()> {
         if scoring.terms.is_empty() {
             return fill(rec, &s.scores, Fill::Constant(0));
         }
         let (heads, rows, scale) = (self.config.heads, block.rows(), self.attention_scale());
         let columns = rows.enter - rows.protected;
-        let shape = ScoreShape {
-            query_heads: heads.query,
-            kv_heads: heads.kv,
-            dim: heads.dim,
-            per_head: block.per_head,
-        };
+        let shape = ScoreShape { query_heads: heads.query, kv_heads: heads.kv, dim: heads.dim, per_head };
         let forced = block.sinks();
         for (i, term) in scoring.terms.iter().enumerate() {
-            let joined = i > 0;
-            let pooling = term.pooling.or(joined.then_some(Pooling::Max(1)));
-            // What attention left has been multiplied already, so that its memory can hold one term's scores.
-            let out = if pooling.is_some() { &s.attended } else { &s.scores };
-            score(
-                rec,
-                &s.q,
-                &s.lse,
-                &s.k,
-                &s.v,
-                shape,
-                scale,
-                prefix,
-                rows.enter,
-                term.measure,
-                forced,
-                columns,
-                out,
-            )?;
-            if let Some(pooling) = pooling {
-                pool(rec, out, shape.sets(), columns, forced, pooling, joined, &s.scores)?;
+            match term.scorer {
+                Scorer::Received(measure) => score(
+                    rec, &s.q, &s.lse, &s.k, &s.v, shape, scale, prefix, rows.enter, measure, forced,
+                    columns, &s.term,
+                )?,
+                Scorer::Expected => self.expect(rec, s, block, shape, prefix, forced)?,
             }
+            let mut term_scores = &s.term;
+            if let Some(pooling) = term.pooling {
+                // What attention left has been multiplied already, so that its memory can hold a term's scores.
+                pool(rec, &s.term, shape.sets(), columns, forced, pooling, &s.attended)?;
+                term_scores = &s.attended;
+            }
+            let (how, weight, joined) = (scoring.combine, term.weight, i > 0);
+            combine(rec, term_scores, shape.sets(), columns, forced, how, weight, joined, &s.scores)?;
         }
         Ok(())
     }

@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use super::rope::{RopeConfig, Scaling};
 use crate::kernels::kv_row::Heads;
-use crate::weights::{FileKind, ModelFile};
+use crate::kv::Profile;
+use crate::weights::{FileKind, ModelFile, PROFILE};
 use crate::{Error, Result};
 
 /// Everything the decoder needs to know about a model of the Llama family besides its weights.
@@ -20,6 +21,9 @@ pub struct Config {
     pub width: usize,
     /// Attention heads and their dimension.
     pub heads: Heads,
+    /// Consecutive layers that share the keys and values of their first one (cross-layer attention,
+    /// arXiv:2405.12981); 1 where each layer has its own.
+    pub kv_sharing: usize,
     /// Width of the feed-forward layer's inner row.
     pub ffn: usize,
     /// Entries of the vocabulary.
@@ -30,6 +34,11 @@ pub struct Config {
     pub epsilon: f32,
     /// Rotary embedding.
     pub rope: RopeConfig,
+    /// What tells this model from others of its kind, however its matrices are quantised: 16 hexadecimal digits of
+    /// FNV-1a over its sizes and its last norm's weights, which files keep in full.
+    pub fingerprint: String,
+    /// How the layers share a KV budget, where that was measured.
+    pub profile: Option<Profile>,
 }
 
 /// Sizes beyond these are a damaged file, not a model.
@@ -44,20 +53,40 @@ impl Config {
     /// Reads the shape of the model in `file`.
     ///
     /// # Errors
-    /// [`Error::Format`] when a key is missing, contradicts another one, or asks for what benben does not do.
-    pub fn read(file: &ModelFile) -> Result<Self> {
+    /// [`Error::Format`] when a key is missing, contradicts another one, or asks for what benben does not do;
+    /// [`Error::File`] when the file's source fails.
+    pub async fn read(file: &ModelFile) -> Result<Self> {
         let config = match (file.kind(), file.config()) {
-            (FileKind::Gguf, _) => Self::from_gguf(file)?,
+            (FileKind::Gguf, _) => Self::from_gguf(file).await?,
             (FileKind::Safetensors, Some(json)) => Self::from_json(file, json)?,
             (FileKind::Safetensors, None) => {
                 return Err(Error::format(file.label(), "it has no config.json beside it".to_owned()));
             }
         };
         config.check().map_err(|reason| Error::format(file.label(), reason))?;
-        Ok(config)
+        config.with_profile(file).await
     }
 
-    fn from_gguf(file: &ModelFile) -> Result<Self> {
+    /// The same with its fingerprint, and with the profile beside `file` or the one that this crate has.
+    async fn with_profile(self, file: &ModelFile) -> Result<Self> {
+        let norm = match file.tensor("output_norm.weight").filter(|tensor| tensor.shape == [self.width]) {
+            Some(tensor) => file.dequantize(tensor).await?,
+            None => Vec::new(),
+        };
+        let Heads { query, kv, dim } = self.heads;
+        let sizes =
+            [self.layers, self.width, query, kv, dim, self.ffn].map(|size| (size as u64).to_le_bytes());
+        let bytes = sizes.into_iter().flatten().chain(norm.into_iter().flat_map(f32::to_le_bytes));
+        let hash = bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let fingerprint = format!("{hash:016x}");
+        let label = format!("the layer profile beside {}", file.label());
+        let profile = Profile::find(&fingerprint, self.kv_layers(), &label, file.sidecar(PROFILE))?;
+        Ok(Self { fingerprint, profile, ..self })
+    }
+
+    async fn from_gguf(file: &ModelFile) -> Result<Self> {
         let meta = file.meta();
         let architecture = meta.str("general.architecture")?.to_owned();
         if architecture != "llama" {
@@ -94,9 +123,12 @@ impl Config {
                 dims: optional("rope.dimension_count")?.unwrap_or(dim),
                 // llama.cpp's converter permutes the rows of Q and K so that a pair's values are neighbours.
                 interleaved: true,
-                scaling: Scaling::from_gguf(file, &architecture)?,
+                scaling: Scaling::from_gguf(file, &architecture).await?,
             },
+            kv_sharing: 1,
             architecture,
+            fingerprint: String::new(),
+            profile: None,
         })
     }
 
@@ -132,6 +164,10 @@ impl Config {
             layers: size("num_hidden_layers")?,
             width,
             heads: Heads { query, kv: optional("num_key_value_heads")?.unwrap_or(query), dim },
+            kv_sharing: match json["use_cla"].as_bool() {
+                Some(true) => size("cla_share_factor")?,
+                _ => 1,
+            },
             ffn: size("intermediate_size")?,
             vocab: file.tensor("token_embd.weight").map_or(0, |t| t.rows()),
             context: size("max_position_embeddings")?,
@@ -139,6 +175,8 @@ impl Config {
                 .as_f64()
                 .ok_or_else(|| bad("it has no 'rms_norm_eps'".to_owned()))? as f32,
             rope: RopeConfig::from_json(json, dim)?,
+            fingerprint: String::new(),
+            profile: None,
         })
     }
 
@@ -147,6 +185,10 @@ impl Config {
         let Heads { query, kv, dim } = self.heads;
         if self.layers == 0 || self.layers > MOST_LAYERS {
             return Err(format!("it says {} layers; 1 to {MOST_LAYERS} make sense", self.layers));
+        }
+        if self.kv_sharing == 0 || !self.layers.is_multiple_of(self.kv_sharing) {
+            let (layers, sharing) = (self.layers, self.kv_sharing);
+            return Err(format!("{layers} layers are not groups of {sharing} that share keys and values"));
         }
         if query == 0 || kv == 0 || !query.is_multiple_of(kv) || query > MOST_WIDTH {
             return Err(format!("{query} query heads cannot share {kv} KV heads evenly"));
@@ -177,12 +219,23 @@ impl Config {
         Ok(())
     }
 
+    /// Sets of keys and values: one for each group of layers that share them.
+    pub fn kv_layers(&self) -> usize {
+        self.layers / self.kv_sharing
+    }
+
+    /// True for a layer that makes keys and values, for itself and for those after it that share them.
+    pub fn makes_kv(&self, layer: usize) -> bool {
+        layer.is_multiple_of(self.kv_sharing)
+    }
+
     /// Weights of all layers and the embedding, the head counted once when it is tied.
     pub fn parameters(&self, tied: bool) -> u64 {
         let Heads { query, kv, dim } = self.heads;
         let (w, attention) = (self.width as u64, (query * dim) as u64);
-        let layer = w * (2 * attention + 2 * (kv * dim) as u64) + 3 * w * self.ffn as u64 + 2 * w;
+        let layer = w * 2 * attention + 3 * w * self.ffn as u64 + 2 * w;
+        let kv = w * 2 * (kv * dim * self.kv_layers()) as u64;
         let vocab = self.vocab as u64 * w;
-        layer * self.layers as u64 + vocab * if tied { 1 } else { 2 } + w
+        layer * self.layers as u64 + kv + vocab * if tied { 1 } else { 2 } + w
     }
 }

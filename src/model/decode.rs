@@ -49,7 +49,7 @@ impl Model {
         embed(rec, tokens, at, &self.embedding, 1.0, &d.hidden, 1)
     }
 
-    /// Records one layer of a decode step, which adds one row to the layer's cache.
+    /// Records one layer of a decode step; the last of those that share rows adds one to the cache.
     pub fn decode_layer(
         &self,
         rec: &mut Recorder,
@@ -59,25 +59,28 @@ impl Model {
         step: DecodeStep,
     ) -> Result<()> {
         let (layer, heads, epsilon) = (&self.layers[l], self.config.heads, self.config.epsilon);
-        let main = cache.main(l);
+        let group = l / self.config.kv_sharing;
+        let main = cache.main(group);
         let (pool, row) = (&main.rows, main.live);
         let live = row + 1;
         let attention = Norm { weight: &layer.attention_norm, epsilon };
         matvec(rec, &layer.qkv, d.hidden.bind(), Some(attention), Epilogue::Store, &d.qkv)?;
-        rope_write(rec, &d.qkv, step.position as u32, &self.rope(), pool, row, &d.q)?;
-        self.attend_one(rec, d, cache, l, step.window.is_some())?;
+        let (position, makes_kv) = (step.position as u32, self.config.makes_kv(l));
+        rope_write(rec, &d.qkv, position, &self.rope(), pool, row, makes_kv, &d.q)?;
+        self.attend_one(rec, d, cache, group, step.window.is_some())?;
         if let Some(DecodeWindow { prompt, block, first }) = step.window {
-            let window =
-                Window { prompt: prompt as u32, block: block as u32, position: step.position as u32 };
+            let window = Window { prompt: prompt as u32, block: block as u32, position };
             let (sums, stride) = (&pool.book, pool.capacity);
-            let first = first.saturating_sub(cache.shared_main(l));
+            let first = first.saturating_sub(cache.shared_main(group));
             accumulate(rec, &d.weights, stride, &d.lse, heads.query, sums, stride, first, live, window)?;
         }
         matvec(rec, &layer.output, d.attended.bind(), None, Epilogue::Add, &d.hidden)?;
         let ffn = Norm { weight: &layer.ffn_norm, epsilon };
         matvec(rec, &layer.gate_up, d.hidden.bind(), Some(ffn), Epilogue::SwiGlu, &d.inner)?;
         matvec(rec, &layer.down, d.inner.bind(), None, Epilogue::Add, &d.hidden)?;
-        cache.add(l, TierRows { main: 1, ..TierRows::default() });
+        if (l + 1).is_multiple_of(self.config.kv_sharing) {
+            cache.add(group, TierRows::in_main(1));
+        }
         Ok(())
     }
 

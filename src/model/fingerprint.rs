@@ -26,7 +26,7 @@ impl Model {
         rec.submit();
         let read = read.await?;
         self.gpu.check()?;
-        let shape = super::Config { name: String::new(), ..self.config.clone() };
+        let shape = super::Config { name: String::new(), profile: None, ..self.config.clone() };
         Ok(hash(format!("{shape:?}").bytes().chain(read.into_iter().flat_map(u32::to_le_bytes))))
     }
 }

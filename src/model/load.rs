@@ -1,8 +1,8 @@
 //! From a model file to matrices on the device.
 //!
 //! Tensors that are used together are stacked: Q, K and V into one matrix, gate and up into another, so that
-//! decode needs one dispatch for each. A matrix larger than a binding is split by rows; only the rows of one part
-//! are ever unpacked on the host.
+//! decode needs one dispatch for each. A matrix larger than a binding is split by rows. Tensors are read and
+//! repacked a few mebibytes at a time, so that the host never holds more than that, however large the file.
 
 use std::collections::HashSet;
 use std::sync::Mutex;
@@ -30,6 +30,9 @@ const HEAD: &str = "output.weight";
 /// Bytes handed to the driver before it is asked to free its staging memory.
 const FLUSH_BYTES: u64 = 32 << 20;
 
+/// The most that is read, and that is repacked, at a time; a single row may be longer.
+const CHUNK_BYTES: usize = 4 << 20;
+
 /// Tensors of one matrix: their rows follow each other, or alternate in blocks for a gated layer.
 pub(crate) struct Stack {
     /// Each tensor's name and rows.
@@ -47,7 +50,9 @@ pub(crate) fn stacks(config: &Config) -> Vec<Stack> {
     let mut all = vec![single("token_embd", vocab, width), stack(&[(HEAD.to_owned(), vocab)], width, false)];
     for l in 0..config.layers {
         let name = |part: &str| format!("blk.{l}.{part}.weight");
-        all.push(stack(&[(name("attn_q"), q), (name("attn_k"), kv), (name("attn_v"), kv)], width, false));
+        let qkv = [(name("attn_q"), q), (name("attn_k"), kv), (name("attn_v"), kv)];
+        let own = if config.makes_kv(l) { 3 } else { 1 };
+        all.push(stack(&qkv[..own], width, false));
         all.push(stack(&[(name("attn_output"), width)], q, false));
         all.push(stack(&[(name("ffn_gate"), ffn), (name("ffn_up"), ffn)], width, true));
         all.push(stack(&[(name("ffn_down"), width)], ffn, false));
@@ -58,34 +63,35 @@ pub(crate) fn stacks(config: &Config) -> Vec<Stack> {
 /// Where a model's weights come from.
 pub(super) trait Source {
     /// The matrix of a stack; `None` for a head that is tied to the embedding.
-    fn matrix(&mut self, stack: &Stack) -> Result<Option<Matrix>>;
+    async fn matrix(&mut self, stack: &Stack) -> Result<Option<Matrix>>;
     /// A vector of hidden width, in f32.
-    fn vector(&mut self, name: &str) -> Result<Tensor<f32>>;
+    async fn vector(&mut self, name: &str) -> Result<Tensor<f32>>;
 }
 
-/// Takes a model's weights from their source, in the order of a file.
-pub(super) fn assemble(gpu: &Gpu, config: &Config, text: Text, source: &mut impl Source) -> Result<Model> {
-    let mut matrices = Vec::new();
-    for stack in stacks(config) {
-        matrices.push(source.matrix(&stack)?);
-    }
-    let mut matrices = matrices.into_iter();
+/// Takes a model's weights from their source, layer by layer as files have them.
+pub(super) async fn assemble(
+    gpu: &Gpu,
+    config: &Config,
+    text: Text,
+    source: &mut impl Source,
+) -> Result<Model> {
+    let stacks = stacks(config);
     let missing = || Error::Invalid("a model's source left out one of its matrices".to_owned());
-    let embedding = matrices.next().flatten().ok_or_else(missing)?;
-    let head = matrices.next().flatten().unwrap_or_else(|| embedding.clone());
-    let mut next = || matrices.next().flatten().ok_or_else(missing);
+    let [embedding, head, rest @ ..] = stacks.as_slice() else { return Err(missing()) };
+    let embedding = source.matrix(embedding).await?.ok_or_else(missing)?;
+    let head = source.matrix(head).await?.unwrap_or_else(|| embedding.clone());
     let mut layers = Vec::with_capacity(config.layers);
-    for l in 0..config.layers {
+    for (l, [qkv, output, gate_up, down]) in rest.as_chunks().0.iter().enumerate() {
         layers.push(Layer {
-            attention_norm: source.vector(&format!("blk.{l}.attn_norm.weight"))?,
-            qkv: next()?,
-            output: next()?,
-            ffn_norm: source.vector(&format!("blk.{l}.ffn_norm.weight"))?,
-            gate_up: next()?,
-            down: next()?,
+            attention_norm: source.vector(&format!("blk.{l}.attn_norm.weight")).await?,
+            qkv: source.matrix(qkv).await?.ok_or_else(missing)?,
+            output: source.matrix(output).await?.ok_or_else(missing)?,
+            ffn_norm: source.vector(&format!("blk.{l}.ffn_norm.weight")).await?,
+            gate_up: source.matrix(gate_up).await?.ok_or_else(missing)?,
+            down: source.matrix(down).await?.ok_or_else(missing)?,
         });
     }
-    let output_norm = source.vector("output_norm.weight")?;
+    let output_norm = source.vector("output_norm.weight").await?;
     let frequencies = gpu.tensor_with(Class::Weights, "rope frequencies", &config.rope.frequencies());
     gpu.flush();
     gpu.check()?;
@@ -117,9 +123,9 @@ impl<'a, F: FnMut(Progress)> Loader<'a, F> {
     }
 
     /// Uploads everything.
-    pub fn load(mut self, text: Text) -> Result<Model> {
+    pub async fn load(mut self, text: Text) -> Result<Model> {
         self.check_leftovers()?;
-        assemble(self.gpu, self.config, text, &mut self)
+        assemble(self.gpu, self.config, text, &mut self).await
     }
 
     /// Refuses a file with more to its layers than a Llama has: without it, answers would be subtly wrong.
@@ -148,24 +154,30 @@ impl<'a, F: FnMut(Progress)> Loader<'a, F> {
     }
 
     /// Uploads slices of tensors, one under the other, as one part.
-    fn part(&mut self, first_row: usize, slices: &[Slice<'_>], format: RowFormat) -> Result<Part> {
+    async fn part(&mut self, first_row: usize, slices: &[Slice<'_>], format: RowFormat) -> Result<Part> {
         let rows = slices.iter().map(|s| s.rows).sum();
         let found = |name: &str| self.file.tensor(name).ok_or_else(|| Error::MissingTensor(name.to_owned()));
         let label = slices.first().map_or("", |s| s.name);
         let cols = found(label)?.cols();
-        let words = self.gpu.tensor(Class::Weights, label, rows * format.words_per_row(cols));
-        let scales = self.gpu.tensor(Class::Weights, label, rows * format.scales_per_row(cols));
+        let (row_words, row_scales) = (format.words_per_row(cols), format.scales_per_row(cols));
+        let words = self.gpu.tensor(Class::Weights, label, rows * row_words);
+        let scales = self.gpu.tensor(Class::Weights, label, rows * row_scales);
         let mut row = 0;
         for slice in slices {
-            let tensor =
-                self.file.tensor(slice.name).ok_or_else(|| Error::MissingTensor(slice.name.to_owned()))?;
-            let packed = self.file.pack(tensor, slice.first, slice.rows, format)?;
-            self.gpu.write(&words, row * format.words_per_row(cols), &packed.words);
-            if !packed.scales.is_empty() {
-                self.gpu.write(&scales, row * format.scales_per_row(cols), &packed.scales);
+            let tensor = found(slice.name)?;
+            let row_bytes = tensor.byte_len() / tensor.rows();
+            let chunk = (CHUNK_BYTES / row_bytes.max(4 * (row_words + row_scales))).max(1);
+            let end = slice.first + slice.rows;
+            for first in (slice.first..end).step_by(chunk) {
+                let rows = chunk.min(end - first);
+                let packed = self.file.pack(tensor, first, rows, format).await?;
+                self.gpu.write(&words, row * row_words, &packed.words);
+                if !packed.scales.is_empty() {
+                    self.gpu.write(&scales, row * row_scales, &packed.scales);
+                }
+                row += rows;
+                self.advance((row_bytes * rows) as u64);
             }
-            row += slice.rows;
-            self.advance((tensor.byte_len() / tensor.rows() * slice.rows) as u64);
         }
         Ok(Part { first_row, rows, format, words, scales })
     }
@@ -182,9 +194,9 @@ impl<'a, F: FnMut(Progress)> Loader<'a, F> {
 }
 
 impl<F: FnMut(Progress)> Source for Loader<'_, F> {
-    fn vector(&mut self, name: &str) -> Result<Tensor<f32>> {
+    async fn vector(&mut self, name: &str) -> Result<Tensor<f32>> {
         let tensor = self.find(name, &[self.config.width])?;
-        let values = self.file.dequantize(tensor)?;
+        let values = self.file.dequantize(tensor).await?;
         if let Some(i) = values.iter().position(|v| !v.is_finite()) {
             let reason = format!("tensor '{name}' has a NaN or infinite weight at index {i}");
             return Err(Error::format(self.file.label(), reason));
@@ -195,7 +207,7 @@ impl<F: FnMut(Progress)> Source for Loader<'_, F> {
         Ok(tensor)
     }
 
-    fn matrix(&mut self, stack: &Stack) -> Result<Option<Matrix>> {
+    async fn matrix(&mut self, stack: &Stack) -> Result<Option<Matrix>> {
         // A model without a head of its own uses its embedding.
         if stack.is_head() && self.file.tensor(HEAD).is_none() {
             return Ok(None);
@@ -207,7 +219,7 @@ impl<F: FnMut(Progress)> Source for Loader<'_, F> {
         let mut parts: Vec<Part> = Vec::new();
         for slices in stack.slices(self.gpu, format) {
             let first_row = parts.iter().map(|p| p.rows).sum();
-            parts.push(self.part(first_row, &slices, format)?);
+            parts.push(self.part(first_row, &slices, format).await?);
         }
         Ok(Some(Matrix::new(stack.cols, parts)))
     }

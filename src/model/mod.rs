@@ -6,6 +6,7 @@
 //! scratch.rs           activations, sized once
 //! prefill.rs           many rows through one layer
 //! choose.rs            which of them the plan's counts let live
+//! expect.rs            what later queries may attend to
 //! decode.rs            one row through one layer
 //! fingerprint.rs       what tells a model from another
 //! ```
@@ -13,6 +14,7 @@
 mod choose;
 mod config;
 mod decode;
+mod expect;
 mod fingerprint;
 mod load;
 mod prefill;
@@ -34,6 +36,7 @@ pub use synthetic::{PRESETS, SyntheticPreset};
 
 pub(crate) use config::MOST_CONTEXT;
 pub(crate) use load::{Loader, stacks};
+pub(crate) use prefill::LOGIT_ROWS;
 
 use crate::gpu::{Gpu, Tensor};
 use crate::kernels::matrix::Matrix;

@@ -11,6 +11,7 @@ use crate::kernels::attention_prefill::attention_prefill;
 use crate::kernels::centre::centre;
 use crate::kernels::embed::embed;
 use crate::kernels::kv_read::kv_read;
+use crate::kernels::kv_row::Heads;
 use crate::kernels::kv_write::{Rows, kv_write};
 use crate::kernels::matmul::matmul;
 use crate::kernels::matrix::Epilogue;
@@ -23,8 +24,8 @@ use crate::kv::{Cache, Role, TierRows};
 /// Rows that a first block has at least, for the mean of its keys to stand for those of the rows to come.
 const CENTRED: usize = 16;
 
-/// Logit rows that a loss is computed for at a time.
-const LOSS_ROWS: usize = 64;
+/// Rows of a block that logits are computed for at a time.
+pub(crate) const LOGIT_ROWS: usize = 64;
 
 /// A block of prompt rows on its way through the layers.
 #[derive(Debug)]
@@ -33,7 +34,9 @@ pub struct Block {
     /// Position of the block's first token.
     pub(super) start: usize,
     /// The next layer.
-    layer: usize,
+    pub(super) layer: usize,
+    /// Layers for which one of the plan's entries stands.
+    sharing: usize,
     /// Which of the two hidden buffers holds the rows.
     pub(super) side: usize,
     pub(super) per_head: bool,
@@ -42,14 +45,14 @@ pub struct Block {
 }
 
 impl Block {
-    /// A block whose first token stands at position `start`.
-    pub fn new(plan: BlockPlan, start: usize, per_head: bool, all_rows: bool) -> Self {
-        Self { plan, start, layer: 0, side: 0, per_head, all_rows }
+    /// A block whose first token stands at position `start`, in a model of which `sharing` layers each share rows.
+    pub fn new(plan: BlockPlan, start: usize, per_head: bool, all_rows: bool, sharing: usize) -> Self {
+        Self { plan, start, layer: 0, sharing, side: 0, per_head, all_rows }
     }
 
     /// True when every layer is recorded.
     pub fn is_done(&self) -> bool {
-        self.layer == self.plan.layers.len()
+        self.layer == self.plan.layers.len() * self.sharing
     }
 
     /// First rows that are never dropped: those of a later block are in the cache already.
@@ -57,8 +60,18 @@ impl Block {
         if self.start > 0 { 0 } else { self.plan.sinks() }
     }
 
+    /// The position after its last token.
+    pub(super) fn end(&self) -> usize {
+        self.start + self.plan.layers.first().map_or(0, |l| l.enter)
+    }
+
+    /// Which rows of the cache the next layer uses.
+    fn group(&self) -> usize {
+        self.layer / self.sharing
+    }
+
     pub(super) fn rows(&self) -> LayerRows {
-        self.plan.layers[self.layer]
+        self.plan.layers[self.group()]
     }
 }
 
@@ -93,18 +106,21 @@ impl Model {
         block: &mut Block,
     ) -> Result<()> {
         let (l, rows, layer) = (block.layer, block.rows(), &self.layers[block.layer]);
-        let prefix = cache.rows(l);
+        let prefix = cache.rows(block.group());
         self.attend(rec, s, cache, block, prefix)?;
         // After the last layer only the last row is read, so that is all that leaves it.
         let last = l + 1 == self.layers.len() && !block.all_rows;
         let from = if last { (rows.enter - 1) / CHUNK * CHUNK } else { 0 };
         self.feed_forward(rec, s, layer, block.side, from, rows.enter)?;
-        let gains = rows.split(cache.tiers(), block.sinks());
-        let listed = self.choose(rec, s, block, gains, prefix)?;
-        self.keep(rec, s, cache, block, gains, listed)?;
-        cache.add(l, gains);
-        if rows.propagate < rows.enter && !last {
-            self.propagate(rec, s, block)?;
+        // Rows are chosen once all layers that read them have: the last one ranks them.
+        if (l + 1).is_multiple_of(block.sharing) {
+            let gains = rows.split(cache.tiers(), block.sinks());
+            let listed = self.choose(rec, s, block, gains, prefix)?;
+            self.keep(rec, s, cache, block, gains, listed)?;
+            cache.add(block.group(), gains);
+            if rows.propagate < rows.enter && !last {
+                self.propagate(rec, s, block)?;
+            }
         }
         block.layer += 1;
         Ok(())
@@ -120,7 +136,8 @@ impl Model {
         gains: TierRows,
         listed: bool,
     ) -> Result<()> {
-        let (l, prefix, positions) = (block.layer, cache.rows(block.layer), &s.positions[block.side]);
+        let l = block.group();
+        let (prefix, positions) = (cache.rows(l), &s.positions[block.side]);
         let basis = cache.basis(l);
         if prefix == 0 && basis.k_rotated {
             // The mean of a handful of rows says more of these than of the rows to come: then it is none's.
@@ -152,6 +169,8 @@ impl Model {
     ) -> Result<()> {
         let (width, heads, layer) = (self.config.width, self.config.heads, &self.layers[block.layer]);
         let enter = block.rows().enter;
+        let makes_kv = self.config.makes_kv(block.layer);
+        let projected = if makes_kv { heads } else { Heads { kv: 0, ..heads } };
         for (first, count) in chunks(0, enter) {
             let hidden = s.hidden[block.side].view(first * width, count * width);
             rms_norm(
@@ -170,7 +189,7 @@ impl Model {
                 rec,
                 &s.qkv,
                 positions.bind(),
-                heads,
+                projected,
                 &self.rope(),
                 &q,
                 &s.k,
@@ -179,8 +198,9 @@ impl Model {
                 count,
             )?;
         }
+        // Layers that share keys and values find them where the first of them left them.
         let mut to = 0;
-        for tier in cache.layer(block.layer) {
+        for tier in cache.layer(block.group()).iter().filter(|_| makes_kv) {
             kv_read(rec, &tier.rows, tier.live, &s.k, &s.v, to)?;
             to += tier.live;
         }
@@ -222,6 +242,22 @@ impl Model {
         rec.copy(&s.hidden[block.side], (rows - 1) * width, &d.hidden, 0, width);
     }
 
+    /// Records the logits of `count` rows of a finished block from row `first` on, to `out` `[count, vocab]`. At
+    /// most `LOGIT_ROWS` at a time.
+    pub fn block_logits(
+        &self,
+        rec: &mut Recorder,
+        s: &PrefillScratch,
+        block: &Block,
+        (first, count): (usize, usize),
+        out: &Tensor<f32>,
+    ) -> Result<()> {
+        let width = self.config.width;
+        let hidden = s.hidden[block.side].view(first * width, count * width);
+        rms_norm(rec, hidden.bind(), &self.output_norm, self.config.epsilon, &s.normed, count, width)?;
+        matmul(rec, &self.head, s.normed.bind(), count, Epilogue::Store, out)
+    }
+
     /// Records the loss of every row of a finished block against `targets`, one for each row, to `out` from
     /// index `at` on.
     pub fn block_losses(
@@ -233,14 +269,12 @@ impl Model {
         out: &Tensor<f32>,
         at: usize,
     ) -> Result<()> {
-        let (rows, width, vocab) = (last_rows(block), self.config.width, self.config.vocab);
+        let (rows, vocab) = (last_rows(block), self.config.vocab);
         let targets = self.gpu.tensor_with(Class::Scratch, "targets", targets);
-        let logits = self.gpu.tensor::<f32>(Class::Scratch, "logits", LOSS_ROWS.min(rows) * vocab);
-        for first in (0..rows).step_by(LOSS_ROWS) {
-            let count = LOSS_ROWS.min(rows - first);
-            let hidden = s.hidden[block.side].view(first * width, count * width);
-            rms_norm(rec, hidden.bind(), &self.output_norm, self.config.epsilon, &s.normed, count, width)?;
-            matmul(rec, &self.head, s.normed.bind(), count, Epilogue::Store, &logits)?;
+        let logits = self.gpu.tensor::<f32>(Class::Scratch, "logits", LOGIT_ROWS.min(rows) * vocab);
+        for first in (0..rows).step_by(LOGIT_ROWS) {
+            let count = LOGIT_ROWS.min(rows - first);
+            self.block_logits(rec, s, block, (first, count), &logits)?;
             nll(rec, &logits, targets.view(first, count).bind(), count, vocab, out, at + first)?;
         }
         Ok(())

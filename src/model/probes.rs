@@ -39,9 +39,9 @@ async fn probe(path: &Path, ids: &[u32], golden: &Arrays) -> Result<()> {
     let Heads { query, kv, dim } = config.heads;
     let s = PrefillScratch::new(&gpu, config, rows, 0);
     let mut rec = Recorder::new(&gpu);
-    let mut cache = Cache::new(&gpu, config.layers, config.heads, &KvOptions::default())?;
-    cache.reserve(&mut rec, &vec![TierRows { main: rows, ..TierRows::default() }; config.layers]);
-    let mut block = Block::new(Full.plan(rows, config.layers)?, 0, false, true);
+    let mut cache = Cache::new(&gpu, config.layers, config.heads, &KvOptions::full())?;
+    cache.reserve(&mut rec, &vec![TierRows::in_main(rows); config.layers]);
+    let mut block = Block::new(Full.plan(rows, config.layers)?, 0, false, true, 1);
     model.begin_block(&mut rec, &s, &block, ids)?;
     for layer in 0..config.layers {
         model.prefill_layer(&mut rec, &s, &mut cache, &mut block)?;

@@ -139,9 +139,9 @@ impl RopeConfig {
 }
 
 impl Scaling {
-    pub(super) fn from_gguf(file: &ModelFile, architecture: &str) -> Result<Self> {
+    pub(super) async fn from_gguf(file: &ModelFile, architecture: &str) -> Result<Self> {
         if let Some(tensor) = file.tensor("rope_freqs.weight") {
-            return Ok(Self::Divisors(file.dequantize(tensor)?));
+            return Ok(Self::Divisors(file.dequantize(tensor).await?));
         }
         let meta = file.meta();
         let key = |name: &str| format!("{architecture}.rope.scaling.{name}");

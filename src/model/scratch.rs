@@ -3,6 +3,7 @@
 use super::Config;
 use crate::gpu::{Class, Gpu, Tensor, VIEW_ALIGNMENT};
 use crate::kernels::attention_decode::partial_len;
+use crate::kernels::moments::moments_len;
 use crate::kv::MOST_TIERS;
 
 /// Rows that the wide intermediate activations are computed for at a time; it bounds both memory and the time
@@ -40,6 +41,10 @@ pub struct PrefillScratch {
     pub(super) lse: Tensor<f32>,
     /// `[kv heads, rows]`
     pub(super) scores: Tensor<f32>,
+    /// What one term gives. `[kv heads, rows]`
+    pub(super) term: Tensor<f32>,
+    /// Mean and covariance of the queries. `[query heads, 1 + dim, dim]`
+    pub(super) moments: Tensor<f32>,
     /// Lists of rows, by [`MAIN`], [`TAIL`] and [`ON`]. `[kv heads, rows]`
     pub(super) index: [Tensor<u32>; 3],
     /// `[CHUNK, width]`
@@ -57,6 +62,7 @@ struct Lengths {
     kv: usize,
     lse: usize,
     scores: usize,
+    moments: usize,
     chunk: usize,
 }
 
@@ -71,6 +77,7 @@ impl Lengths {
             kv: (rows + prefix) * heads.kv_width(),
             lse: rows * heads.query,
             scores: heads.kv * rows,
+            moments: moments_len(heads.query, heads.dim),
             chunk: CHUNK.min(rows),
         }
     }
@@ -97,6 +104,8 @@ impl PrefillScratch {
             attended: f("attended", n.q),
             lse: f("lse", n.lse),
             scores: f("scores", n.scores),
+            term: f("term", n.scores),
+            moments: f("moments", n.moments),
             index: [u("index", n.scores), u("index", n.scores), u("index", n.scores)],
             normed: f("normed", n.chunk * config.width),
             qkv: f("qkv", n.chunk * config.heads.qkv_width()),
@@ -108,7 +117,8 @@ impl PrefillScratch {
     pub fn bytes(config: &Config, rows: usize, prefix: usize) -> (u64, u64) {
         let n = Lengths::new(config, rows, prefix);
         let inner = n.chunk * (config.width + config.heads.qkv_width() + config.ffn);
-        let total = 2 * n.hidden + 2 * n.q + 2 * n.kv + n.lse + 4 * n.scores + 3 * rows + inner;
+        let rest = n.lse + 5 * n.scores + n.moments + 3 * rows;
+        let total = 2 * n.hidden + 2 * n.q + 2 * n.kv + rest + inner;
         let largest = n.hidden.max(n.q).max(n.kv).max(n.chunk * config.ffn);
         (4 * total as u64, 4 * largest as u64)
     }

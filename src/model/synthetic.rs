@@ -73,11 +73,14 @@ impl SyntheticPreset {
             layers: self.layers,
             width: self.width,
             heads: Heads { query, kv, dim },
+            kv_sharing: 1,
             ffn: self.ffn,
             vocab: self.vocab,
             context: self.context,
             epsilon: 1e-5,
             rope: RopeConfig { base: self.rope_base, dims: dim, interleaved: true, scaling: Scaling::None },
+            fingerprint: String::new(),
+            profile: None,
         }
     }
 }
@@ -106,7 +109,7 @@ impl Model {
         })?;
         let rec = Recorder::new(gpu);
         let mut source = Random { gpu, rec, format, width: config.width, tied: preset.tied, seed: 0 };
-        let model = assemble(gpu, &config, text, &mut source)?;
+        let model = assemble(gpu, &config, text, &mut source).await?;
         source.rec.submit_timed().done().await?;
         gpu.check()?;
         Ok(Arc::new(model))
@@ -114,7 +117,7 @@ impl Model {
 }
 
 impl Source for Random<'_> {
-    fn matrix(&mut self, stack: &Stack) -> Result<Option<Matrix>> {
+    async fn matrix(&mut self, stack: &Stack) -> Result<Option<Matrix>> {
         if stack.is_head() && self.tied {
             return Ok(None);
         }
@@ -143,7 +146,7 @@ impl Source for Random<'_> {
         Ok(Some(Matrix::new(cols, parts)))
     }
 
-    fn vector(&mut self, name: &str) -> Result<Tensor<f32>> {
+    async fn vector(&mut self, name: &str) -> Result<Tensor<f32>> {
         Ok(self.gpu.tensor_with(Class::Weights, name, &vec![1.0; self.width]))
     }
 }

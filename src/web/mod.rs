@@ -1,12 +1,10 @@
 //! The browser: the library's models and sessions as JavaScript classes, options and reports as plain objects.
 //!
 //! ```text
-//! page ── web/benben.js ── messages ── web/worker.js ── Model, Session (here) ── the library
+//! page ── web/benben.js ── messages ── web/worker.js ── ModelFile, Model, Session (here) ── the library
 //! ```
-//!
-//! A file arrives whole, as bytes, and is copied once into WebAssembly's memory, where the 32-bit address space
-//! limits it to less than 4 GiB. Reading it range by range, tensor by tensor, is not there yet.
 
+mod file;
 mod options;
 
 use std::cell::{Cell, RefCell};
@@ -22,8 +20,7 @@ use serde_json::json;
 use wasm_bindgen::prelude::*;
 
 use crate::kernels::check::Check;
-use crate::weights::ModelFile;
-use crate::{AdapterChoice, Error, Generation, Gpu, LoadOptions, Message, Result};
+use crate::{AdapterChoice, Error, Generation, Gpu, Message, Result};
 use options::{AnswerChoice, SessionChoice};
 
 /// Runs every kernel on the browser's GPU against its CPU twin: `[{label, values, error, tolerance, passed}]`.
@@ -41,34 +38,13 @@ pub async fn doctor() -> Result<JsValue, JsValue> {
     checks.await.map(|checks| value(&checks.iter().map(line).collect::<Vec<_>>())).map_err(error)
 }
 
-/// A model on the browser's GPU.
+/// A model on the browser's GPU; [`WebFile::load`](file::WebFile::load) makes one.
 #[wasm_bindgen(js_name = Model)]
 #[derive(Debug)]
 pub struct WebModel(Arc<crate::Model>);
 
 #[wasm_bindgen(js_class = Model)]
 impl WebModel {
-    /// Opens the GPU and loads the bytes of a GGUF file. `progress(done, total)` is called with bytes uploaded;
-    /// `session` is what the first session will be opened with, so that a model without room for it is refused.
-    ///
-    /// # Errors
-    /// An `Error` with a `code`: what is wrong with the file, the adapter, or the room on it.
-    pub async fn load(bytes: Vec<u8>, session: JsValue, progress: Function) -> Result<WebModel, JsValue> {
-        let model = async {
-            let options: SessionChoice = read(&session)?;
-            let options = options.options()?;
-            let file = ModelFile::from_bytes(bytes)?;
-            let gpu = Gpu::open(&AdapterChoice::Best).await?;
-            let load = LoadOptions { kv: options.kv, context: options.context, ..LoadOptions::default() };
-            crate::Model::from_file(&gpu, &file, &load, |p| {
-                // A listener that throws has no say in whether the model loads.
-                let _ = progress.call2(&JsValue::NULL, &(p.done as f64).into(), &(p.total as f64).into());
-            })
-            .await
-        };
-        model.await.map(Self).map_err(error)
-    }
-
     /// `{name, layers, context, weightBytes, software}`; `context` is what the model was trained for.
     pub fn info(&self) -> JsValue {
         let (config, gpu) = (self.0.config(), self.0.gpu());

@@ -6,13 +6,21 @@ use serde::Deserialize;
 
 use crate::kernels::sample::Sampling;
 use crate::kv::policy::Choice;
-use crate::{GenerateOptions, Result, SessionOptions};
+use crate::{GenerateOptions, LoadOptions, Result, SessionOptions};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct SessionChoice {
     kv: Choice,
     context: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct LoadChoice {
+    kv: Choice,
+    context: Option<usize>,
+    memory: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -32,6 +40,15 @@ impl SessionChoice {
     /// [`crate::Error::Invalid`] for options that contradict each other.
     pub fn options(&self) -> Result<SessionOptions> {
         Ok(SessionOptions { kv: self.kv.options()?, context: self.context })
+    }
+}
+
+impl LoadChoice {
+    /// # Errors
+    /// [`crate::Error::Invalid`] for options that contradict each other.
+    pub fn options(&self) -> Result<LoadOptions> {
+        let (kv, context, memory) = (self.kv.options()?, self.context, self.memory);
+        Ok(LoadOptions { kv, context, memory, ..LoadOptions::default() })
     }
 }
 

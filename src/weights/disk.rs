@@ -1,117 +1,102 @@
 //! Model files on disk: which files a path means, mapped into memory.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::path::{Component, Path};
+use std::path::{Path, PathBuf};
 
-use super::file::Source;
-use super::{ModelFile, gguf, names};
+use super::ModelFile;
+use super::file::PROFILE;
+use super::gather::shards;
+use super::header::Header;
+use super::source::{Part, Source};
 use crate::{Error, Result};
 
 /// The index of a sharded checkpoint.
 const INDEX: &str = "model.safetensors.index.json";
 
 /// What may lie beside safetensors and is read along with them.
-const SIDECARS: [&str; 4] =
-    ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"];
+const SIDECARS: [&str; 5] = [
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+];
 
 impl ModelFile {
-    /// Opens a GGUF file, a safetensors file, a safetensors index, or a directory with `config.json` and
-    /// one of `model.safetensors.index.json` and `model.safetensors`.
+    /// Opens a GGUF file (any of its shards stands for all), a safetensors file, a safetensors index, or a
+    /// directory with `config.json` and one of `model.safetensors.index.json` and `model.safetensors`.
     ///
     /// # Errors
     /// [`Error::File`] if a file cannot be read, [`Error::Format`] if one is damaged or not supported.
     pub fn open(path: &Path) -> Result<Self> {
         if path.is_dir() {
             // Weights alone are no model; say so before mapping gigabytes.
-            read(&path.join("config.json"))?;
-            let index = path.join(INDEX);
-            let weights = if index.is_file() { index } else { path.join("model.safetensors") };
-            return Self::open(&weights);
+            let config = path.join("config.json");
+            fs::metadata(&config).map_err(|error| unreadable(&config, &error))?;
+            return Self::open(&weights_path(path));
         }
+        let file = Self::open_weights(path)?;
+        Ok(match read_if_there(&profile_path(path))? {
+            Some(profile) => file.with_sidecar(PROFILE, profile),
+            None => file,
+        })
+    }
+
+    /// Opens a file and, for safetensors, what belongs to them.
+    fn open_weights(path: &Path) -> Result<Self> {
         let label = path.display().to_string();
-        let source = map(path)?;
-        if source.starts_with(gguf::MAGIC) {
-            return Self::gguf(&label, source);
-        }
         let directory = path.parent().unwrap_or(Path::new(""));
-        let mut file = match path.extension().and_then(|extension| extension.to_str()) {
-            Some("json") => open_shards(&label, directory, &source)?,
-            Some("safetensors") => Self::safetensors(&label, vec![(label.clone(), source)])?,
-            _ => return Err(Error::format(label, "it is neither GGUF nor named .safetensors")),
-        };
-        let config = directory.join("config.json");
-        if let Some(json) = read_if_there(&config)? {
-            file.set_config(&config.display().to_string(), &json)?;
+        let mut parts = vec![map(path)?];
+        match &parts[0].header {
+            Header::Gguf(..) => {
+                let others = gguf_shards(path).into_iter().filter(|shard| shard != path);
+                parts.extend(others.map(|shard| map(&shard)).collect::<Result<Vec<_>>>()?);
+                return Self::gather(&label, parts);
+            }
+            Header::Side(index) => {
+                let shards = shards(&label, index)?;
+                parts.extend(
+                    shards.keys().map(|name| map(&directory.join(name))).collect::<Result<Vec<_>>>()?,
+                );
+            }
+            Header::Safetensors(_) => {}
         }
         for name in SIDECARS {
-            if let Some(bytes) = read_if_there(&directory.join(name))? {
-                file = file.with_sidecar(name, bytes);
+            let path = directory.join(name);
+            if let Some(bytes) = read_if_there(&path)? {
+                parts.push(part(&path, Source::Owned(bytes))?);
             }
         }
-        Ok(file)
+        Self::gather(&label, parts)
     }
 }
 
-/// Opens every shard of an index and checks that each tensor is where the index says.
-fn open_shards(label: &str, directory: &Path, index: &[u8]) -> Result<ModelFile> {
-    let shards = shards(label, index)?;
-    let mut files = Vec::new();
-    for name in shards.keys() {
-        let path = directory.join(name);
-        files.push((path.display().to_string(), map(&path)?));
+/// The file that a path means: in a directory the index, or the one file there is without.
+fn weights_path(path: &Path) -> PathBuf {
+    let index = path.join(INDEX);
+    match path.is_dir() {
+        true if index.is_file() => index,
+        true => path.join("model.safetensors"),
+        false => path.to_owned(),
     }
-    let file = ModelFile::safetensors(label, files)?;
-    for (i, (shard, tensors)) in shards.iter().enumerate() {
-        let absent = |name: &&String| file.tensor(name).is_none_or(|tensor| tensor.location.source != i);
-        if let Some(name) = tensors.iter().find(absent) {
-            return Err(Error::format(
-                label,
-                format!("tensor '{name}' is not in '{shard}', where it should be"),
-            ));
-        }
-    }
-    Ok(file)
 }
 
-fn unreadable(path: &Path, error: &std::io::Error) -> Error {
-    Error::File { path: path.display().to_string(), reason: error.to_string() }
+/// Where the layer profile of the model at `path` belongs: beside its file, with another extension.
+pub fn profile_path(path: &Path) -> PathBuf {
+    weights_path(path).with_extension(PROFILE)
 }
 
-/// The shards that an index (`model.safetensors.index.json`) names, each with the tensors it should hold.
-///
-/// # Errors
-/// [`Error::Format`] if the index is not one, or names a shard that is not simply a file beside it.
-fn shards(file: &str, index: &[u8]) -> Result<BTreeMap<String, Vec<String>>> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-    let index: Index = serde_json::from_slice(index)
-        .map_err(|error| Error::format(file, format!("it is no safetensors index: {error}")))?;
-    let mut shards = BTreeMap::<String, Vec<String>>::new();
-    for (tensor, shard) in index.weight_map {
-        let mut parts = Path::new(&shard).components();
-        let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
-        if !plain || shard.contains(['/', '\\', ':']) {
-            return Err(Error::format(
-                file,
-                format!("tensor '{tensor}' is in '{shard}', which is not a file name in the same directory"),
-            ));
-        }
-        shards.entry(shard).or_default().push(names::canonical(&tensor));
-    }
-    Ok(shards)
-}
-
-fn map(path: &Path) -> Result<Source> {
-    let map = File::open(path).and_then(|file| crate::trusted::map_file(&file));
-    map.map(Source::Mapped).map_err(|error| unreadable(path, &error))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|error| unreadable(path, &error))
+/// All shards that the name of one of them (`model-00001-of-00003.gguf`) speaks of; none for another name.
+fn gguf_shards(path: &Path) -> Vec<PathBuf> {
+    let names = || {
+        let (shard, count) = path.file_name()?.to_str()?.strip_suffix(".gguf")?.rsplit_once("-of-")?;
+        let (stem, number) = shard.rsplit_once('-')?;
+        let digits = |text: &str| text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+        let name = |i: u32| path.with_file_name(format!("{stem}-{i:05}-of-{count}.gguf"));
+        (digits(number) && digits(count)).then(|| (1..=count.parse().unwrap_or(0)).map(name).collect())
+    };
+    names().unwrap_or_default()
 }
 
 fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
@@ -122,20 +107,22 @@ fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn unreadable(path: &Path, error: &std::io::Error) -> Error {
+    Error::File { path: path.display().to_string(), reason: error.to_string() }
+}
 
-    #[test]
-    fn an_index_names_files_beside_it() {
-        let index =
-            |shard: &str| serde_json::json!({ "weight_map": { "lm_head.weight": shard } }).to_string();
-        let good = shards("test", index("model-1.safetensors").as_bytes()).unwrap();
-        assert_eq!(good["model-1.safetensors"], ["output.weight"]);
-        for bad in ["../secret", "/etc/passwd", "a/b", "", ".", "..", "a\\b", "C:x"] {
-            let message = shards("test", index(bad).as_bytes()).unwrap_err().to_string();
-            assert!(message.contains("not a file name"), "{bad}: {message}");
-        }
-        assert!(shards("test", b"{}").is_err());
+fn map(path: &Path) -> Result<Part> {
+    let map = File::open(path).and_then(|file| crate::trusted::map_file(&file));
+    let map = map.map_err(|error| unreadable(path, &error))?;
+    part(path, Source::Mapped(map))
+}
+
+/// A file whose bytes are all at hand.
+fn part(path: &Path, source: Source) -> Result<Part> {
+    let name = path.display().to_string();
+    let bytes = source.all().unwrap_or_default();
+    match Header::parse(&name, bytes, bytes.len() as u64) {
+        Ok(header) => Ok(Part { name, source, header }),
+        Err(stop) => Err(stop.into_error(&name)),
     }
 }

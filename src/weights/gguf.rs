@@ -14,8 +14,11 @@
 
 use std::fmt::Display;
 
+use super::header::Stop;
 use super::{Dtype, Location, Metadata, TensorInfo, Value};
-use crate::{Error, Result};
+use crate::Error;
+
+type Result<T> = std::result::Result<T, Stop>;
 
 /// The first bytes of every GGUF file.
 pub(super) const MAGIC: &[u8; 4] = b"GGUF";
@@ -56,12 +59,13 @@ const OTHER_TYPES: [(u32, &str); 21] = [
     (39, "MXFP4"),
 ];
 
-/// Reads the header in `bytes`, the whole file; `file` is its name for messages.
+/// Reads the header of a file of `size` bytes that starts with `head`; `file` is its name for messages.
 ///
 /// # Errors
-/// [`Error::Format`] with the key or tensor and the numbers that do not fit together.
-pub(super) fn parse(file: &str, bytes: &[u8]) -> Result<(Metadata, Vec<TensorInfo>)> {
-    let mut reader = Reader { file, bytes, at: 0, values: 0 };
+/// [`Stop::Short`] if the header goes on beyond `head`; [`Error::Format`] with the key or tensor and the
+/// numbers that do not fit together.
+pub(super) fn parse(file: &str, head: &[u8], size: u64) -> Result<(Metadata, Vec<TensorInfo>)> {
+    let mut reader = Reader { file, head, size, at: 0, values: 0 };
     reader.preamble()?;
     let tensor_count = reader.u64("the number of tensors")?;
     let key_count = reader.u64("the number of metadata keys")?;
@@ -103,11 +107,10 @@ impl Entry {
         if !offset.is_multiple_of(alignment) {
             return reader.fail(format!("tensor '{name}' has offset {offset}, no multiple of {alignment}"));
         }
-        let start =
-            data.and_then(|data| data.checked_add(offset)).and_then(|start| usize::try_from(start).ok());
-        let fits = |start: &usize| start.checked_add(len).is_some_and(|end| end <= reader.bytes.len());
+        let start = data.and_then(|data| data.checked_add(offset));
+        let size = reader.size;
+        let fits = |start: &u64| start.checked_add(len as u64).is_some_and(|end| end <= size);
         let Some(start) = start.filter(fits) else {
-            let size = reader.bytes.len();
             return reader.fail(format!(
                 "tensor '{name}' has {len} bytes at offset {offset} of the data, beyond the file's {size} bytes"
             ));
@@ -116,10 +119,12 @@ impl Entry {
     }
 }
 
-/// A cursor over the file that refuses to run off its end.
+/// A cursor over the start of a file that refuses to run off its end.
 struct Reader<'a> {
     file: &'a str,
-    bytes: &'a [u8],
+    head: &'a [u8],
+    /// Bytes of the whole file.
+    size: u64,
     at: usize,
     /// Metadata values announced so far.
     values: u64,
@@ -127,18 +132,18 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn fail<T>(&self, reason: String) -> Result<T> {
-        Err(Error::format(self.file, reason))
+        Err(Error::format(self.file, reason).into())
     }
 
     fn take(&mut self, len: u64, what: impl Display) -> Result<&'a [u8]> {
-        let rest = self.bytes.get(self.at..).unwrap_or_default();
-        let Some(taken) = usize::try_from(len).ok().and_then(|len| rest.get(..len)) else {
+        let Some(end) = (self.at as u64).checked_add(len).filter(|end| *end <= self.size) else {
             return self.fail(format!(
                 "{what} takes {len} bytes at offset {}, but the file ends after {}",
-                self.at,
-                self.bytes.len()
+                self.at, self.size
             ));
         };
+        let taken = usize::try_from(end).ok().and_then(|end| self.head.get(self.at..end));
+        let taken = taken.ok_or(Stop::Short(end))?;
         self.at += taken.len();
         Ok(taken)
     }
@@ -167,8 +172,8 @@ impl<'a> Reader<'a> {
 
     /// Refuses `count` entries of at least `min_len` bytes each if the rest of the file is shorter.
     fn check_count(&self, what: impl Display, count: u64, min_len: u64) -> Result<()> {
-        let rest = self.bytes.len() - self.at;
-        if count.checked_mul(min_len).is_none_or(|len| len > rest as u64) {
+        let rest = self.size - self.at as u64;
+        if count.checked_mul(min_len).is_none_or(|len| len > rest) {
             return self.fail(format!("it claims {count} {what}, but only {rest} bytes follow"));
         }
         Ok(())

@@ -1,9 +1,13 @@
 //! Weights: a model file in, rows that a kernel can read out. No GPU code lives here.
 //!
 //! ```text
-//!   gguf.rs  safetensors.rs (+ names.rs)      read: what is where, every size checked
+//!   source.rs (disk.rs)                      bytes of files: mapped, in memory, or fetched by ranges
+//!        |
+//!   gguf.rs  safetensors.rs (+ names.rs)      read: what is where, every size checked (header.rs)
 //!        \      /
-//!        file.rs   ModelFile  (disk.rs)       one view of both: names, shapes, bytes, config
+//!        gather.rs                            files that belong together: shards, and what lies beside them
+//!           |
+//!        file.rs   ModelFile                  one view of both: names, shapes, bytes, config
 //!           |
 //!        blocks.rs (dtype.rs)                 the file's block formats -> groups of 32, or f32
 //!           |
@@ -20,21 +24,27 @@ mod blocks;
 mod disk;
 mod dtype;
 mod file;
+mod gather;
 mod gguf;
 mod group;
+mod header;
 mod metadata;
 mod names;
 mod rows;
 mod safetensors;
+mod source;
 
 pub use crate::kernels::matrix::RowFormat;
 pub use blocks::dequantize_row;
+#[cfg(not(target_arch = "wasm32"))]
+pub use disk::profile_path;
 pub use dtype::Dtype;
-pub use file::{FileKind, ModelFile};
+pub use file::{FileKind, ModelFile, PROFILE};
 pub(crate) use group::{GROUP, Group};
 pub use metadata::{Metadata, Value};
 pub use rows::{PackedRows, natural_format, pack, unpack};
-pub(crate) use safetensors::header as safetensors_header;
+pub(crate) use safetensors::whole as safetensors_header;
+pub use source::{ByteSource, Reading, Threads};
 
 /// One tensor of a model file: its name, its type, its shape and where its bytes are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,10 +62,10 @@ pub struct TensorInfo {
 /// A byte range in one of the files that make up a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Location {
-    /// Which file: always 0, but for sharded safetensors.
+    /// Which file: always 0, but for shards.
     pub source: usize,
     /// The first byte.
-    pub offset: usize,
+    pub offset: u64,
     /// The number of bytes.
     pub len: usize,
 }

@@ -9,43 +9,56 @@
 
 use ::safetensors::tensor::{Dtype as FileDtype, Metadata};
 
+use super::header::Stop;
 use super::{Dtype, Location, TensorInfo, names};
-use crate::{Error, Result};
+use crate::Error;
 
-/// Reads the header of `bytes`, a whole file of this name: what it describes, and where the data begins. Ranges are
-/// relative to that, and end where the file ends.
+/// Bytes before the JSON.
+const PREFIX: u64 = 8;
+
+/// Reads the header of a file of `size` bytes that starts with `head`: what it describes, and where the data
+/// begins. Ranges are relative to that, and end where the file ends. `file` is its name for messages.
 ///
 /// # Errors
-/// [`Error::Format`] if the header contradicts itself or the file.
-pub(crate) fn header(file: &str, bytes: &[u8]) -> Result<(Metadata, usize)> {
-    let fail = |reason| Err(Error::format(file, reason));
-    let Some((header_len, rest)) = bytes.split_first_chunk() else {
-        return fail(format!("it has {} bytes, too few for a safetensors header", bytes.len()));
-    };
+/// [`Stop::Short`] if the header goes on beyond `head`; [`Error::Format`] if it contradicts itself or the file.
+fn header(file: &str, head: &[u8], size: u64) -> Result<(Metadata, u64), Stop> {
+    let fail = |reason| Err(Error::format(file, reason).into());
+    if size < PREFIX {
+        return fail(format!("it has {size} bytes, too few for a safetensors header"));
+    }
+    let (header_len, rest) = head.split_first_chunk().ok_or(Stop::Short(PREFIX))?;
     let header_len = u64::from_le_bytes(*header_len);
-    let Some(header) = usize::try_from(header_len).ok().and_then(|len| rest.get(..len)) else {
-        return fail(format!("its header claims {header_len} bytes, but only {} follow", rest.len()));
+    let Some(data) = header_len.checked_add(PREFIX).filter(|data| *data <= size) else {
+        return fail(format!("its header claims {header_len} bytes, but only {} follow", size - PREFIX));
     };
+    let header = usize::try_from(header_len).ok().and_then(|len| rest.get(..len)).ok_or(Stop::Short(data))?;
     let header: Metadata = match serde_json::from_slice(header) {
         Ok(header) => header,
         Err(error) => return fail(format!("its safetensors header is not sound: {error}")),
     };
-    let data = bytes.len() - rest.len() + header_len as usize;
-    if header.data_len() != bytes.len() - data {
-        let (said, is) = (header.data_len(), bytes.len() - data);
+    let (said, is) = (header.data_len() as u64, size - data);
+    if said != is {
         return fail(format!("its header describes {said} bytes of tensors, but {is} follow"));
     }
     Ok((header, data))
 }
 
-/// Reads the header in `bytes`, the whole file number `source` of the model; `file` is its name for
-/// messages. Names are GGUF's.
+/// The same of a whole file.
 ///
 /// # Errors
-/// [`Error::Format`] if the header contradicts itself or the file, or a tensor is not F32, F16 or BF16.
-pub(super) fn parse(file: &str, source: usize, bytes: &[u8]) -> Result<Vec<TensorInfo>> {
-    let fail = |reason| Err(Error::format(file, reason));
-    let (header, data) = header(file, bytes)?;
+/// [`Error::Format`] if the header contradicts itself or the file.
+pub(crate) fn whole(file: &str, bytes: &[u8]) -> Result<(Metadata, usize), Error> {
+    let found = header(file, bytes, bytes.len() as u64).map_err(|stop| stop.into_error(file))?;
+    Ok((found.0, found.1 as usize))
+}
+
+/// Reads the tensors of a file as [`header`] does. Names are GGUF's.
+///
+/// # Errors
+/// As [`header`], and [`Error::Format`] if a tensor is not F32, F16 or BF16.
+pub(super) fn parse(file: &str, head: &[u8], size: u64) -> Result<Vec<TensorInfo>, Stop> {
+    let fail = |reason| Err(Error::format(file, reason).into());
+    let (header, data) = header(file, head, size)?;
     let mut tensors = Vec::new();
     for name in header.offset_keys() {
         let Some(info) = header.info(&name) else { continue };
@@ -63,7 +76,7 @@ pub(super) fn parse(file: &str, source: usize, bytes: &[u8]) -> Result<Vec<Tenso
             return fail(format!("tensor '{name}' has shape {:?}, but no dimension may be 0", info.shape));
         }
         let (begin, end) = info.data_offsets;
-        let location = Location { source, offset: data + begin, len: end - begin };
+        let location = Location { source: 0, offset: data + begin as u64, len: end - begin };
         tensors.push(TensorInfo {
             name: names::canonical(&name),
             dtype,
@@ -83,17 +96,27 @@ mod tests {
     }
 
     fn refusal(header: &str, data: &[u8]) -> String {
-        parse("test", 0, &file(header, data)).unwrap_err().to_string()
+        let bytes = file(header, data);
+        match parse("test", &bytes, bytes.len() as u64) {
+            Err(Stop::Bad(error)) => error.to_string(),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
     fn tensors_lie_behind_the_header() {
         let header = r#"{"lm_head.weight":{"dtype":"BF16","shape":[2,3],"data_offsets":[0,12]}}"#;
-        let tensors = parse("test", 4, &file(header, &[0; 12])).unwrap();
+        let bytes = file(header, &[0; 12]);
+        let short = |head: usize| match parse("test", &bytes[..head], bytes.len() as u64) {
+            Err(Stop::Short(end)) => end,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((short(7), short(8)), (8, 8 + header.len() as u64));
+        let tensors = parse("test", &bytes[..8 + header.len()], bytes.len() as u64).unwrap();
         let [tensor] = tensors.as_slice() else { panic!("one tensor, not {}", tensors.len()) };
         assert_eq!((tensor.name.as_str(), tensor.dtype), ("output.weight", Dtype::Bf16));
         assert_eq!((tensor.rows(), tensor.cols()), (2, 3));
-        assert_eq!(tensor.location, Location { source: 4, offset: 8 + header.len(), len: 12 });
+        assert_eq!(tensor.location, Location { source: 0, offset: 8 + header.len() as u64, len: 12 });
     }
 
     #[test]

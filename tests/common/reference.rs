@@ -5,10 +5,11 @@
 
 use std::ops::Range;
 
-use benben::kv::policy::{BlockPlan, Full, Measure, Policy, Pooling, Scoring};
+use benben::kv::policy::{BlockPlan, Combine, Full, Measure, Policy, Pooling, Scorer, Scoring};
 use benben::model::Config;
 use benben::weights::ModelFile;
 use half::f16;
+use pollster::block_on;
 
 /// A Llama on the CPU, with the weights of a model file.
 pub struct Reference {
@@ -51,7 +52,7 @@ pub struct Rows {
 struct Attended {
     /// `[row][query heads * dim]`
     out: Vec<Vec<f64>>,
-    /// What each row of the block received from the queries that score: `[term][KV head][row]`.
+    /// What each row of the block received, or can expect, under each term: `[term][KV head][row]`.
     received: Vec<Vec<Vec<f64>>>,
 }
 
@@ -113,23 +114,35 @@ fn scores(
     columns: usize,
 ) -> Vec<f64> {
     let mut best = vec![0.0f64; columns];
+    let scored = scoring.sinks..columns;
     for (term, received) in scoring.terms.iter().zip(received) {
         let length = |g: usize, j: usize| keys[g][j].v.iter().map(|v| v * v).sum::<f64>().sqrt();
         let raw = |j: usize| {
             let sum: f64 = heads.clone().map(|g| received[g][j]).sum();
             let lengths: f64 = heads.clone().map(|g| length(g, j)).sum();
-            if term.measure.by_value { sum * lengths } else { sum }
+            let by_value = match term.scorer {
+                Scorer::Received(measure) => measure.by_value,
+                Scorer::Expected => true,
+            };
+            if by_value { sum * lengths } else { sum }
         };
         let raw: Vec<f64> = (0..columns).map(raw).collect();
-        for j in scoring.sinks..columns {
+        let pool = |j: usize| {
             let (Pooling::Max(window) | Pooling::Average(window)) = term.pooling.unwrap_or(Pooling::Max(1));
             let begin = j.saturating_sub(window / 2).max(scoring.sinks);
             let around = &raw[begin..columns.min(j + window / 2 + 1)];
-            let pooled = match term.pooling {
+            match term.pooling {
                 Some(Pooling::Average(_)) => around.iter().sum::<f64>() / around.len() as f64,
                 _ => around.iter().copied().fold(0.0, f64::max),
+            }
+        };
+        let weight = f64::from(term.weight);
+        let mean = scored.clone().map(pool).sum::<f64>() / scored.len() as f64;
+        for j in scored.clone() {
+            best[j] = match scoring.combine {
+                Combine::Max => best[j].max(weight * pool(j)),
+                Combine::Sum => best[j] + weight * pool(j) / mean,
             };
-            best[j] = best[j].max(pooled);
         }
     }
     best
@@ -137,16 +150,17 @@ fn scores(
 
 impl Reference {
     pub fn new(file: &ModelFile) -> Self {
-        let config = Config::read(file).expect("a configuration");
-        let find = |name: &str| file.tensor(name).map(|t| file.dequantize(t).expect("a readable tensor"));
+        let config = block_on(Config::read(file)).expect("a configuration");
+        let find =
+            |name: &str| file.tensor(name).map(|t| block_on(file.dequantize(t)).expect("a readable tensor"));
         let tensor = |name: &str| find(name).unwrap_or_else(|| panic!("no tensor {name}"));
         let layers = (0..config.layers).map(|l| {
             let part = |name: &str| tensor(&format!("blk.{l}.{name}.weight"));
             Layer {
                 attn_norm: part("attn_norm"),
                 q: part("attn_q"),
-                k: part("attn_k"),
-                v: part("attn_v"),
+                k: if config.makes_kv(l) { part("attn_k") } else { Vec::new() },
+                v: if config.makes_kv(l) { part("attn_v") } else { Vec::new() },
                 output: part("attn_output"),
                 ffn_norm: part("ffn_norm"),
                 gate: part("ffn_gate"),
@@ -167,36 +181,52 @@ impl Reference {
 
     /// Runs `tokens` as one block in which no row is dropped; returns the logits of every row.
     pub fn run(&self, live: &mut Rows, tokens: &[u32]) -> Vec<Vec<f64>> {
-        let plan = Full.plan(tokens.len(), self.config.layers).expect("a plan");
+        let plan = Full.plan(tokens.len(), self.config.kv_layers()).expect("a plan");
         self.block(live, tokens, &plan, false)
     }
 
     /// Runs `tokens` as one block under `policy`; returns the logits of the rows that come out at the end.
     pub fn prefill(&self, live: &mut Rows, tokens: &[u32], policy: &dyn Policy) -> Vec<Vec<f64>> {
-        let plan = policy.plan(tokens.len(), self.config.layers).expect("a plan");
+        let plan = policy.plan(tokens.len(), self.config.kv_layers()).expect("a plan");
         self.block(live, tokens, &plan, policy.per_head())
     }
 
     fn block(&self, live: &mut Rows, tokens: &[u32], plan: &BlockPlan, per_head: bool) -> Vec<Vec<f64>> {
         let (width, heads, epsilon) = (self.config.width, self.config.heads, self.config.epsilon);
-        live.rows.resize(self.layers.len(), vec![Vec::new(); heads.kv]);
+        live.rows.resize(self.config.kv_layers(), vec![Vec::new(); heads.kv]);
         let row = |&id: &u32| &self.embedding[id as usize * width..][..width];
         let embed = |id| row(id).iter().map(|&v| f64::from(v)).collect();
         let mut hidden: Vec<Vec<f64>> = tokens.iter().map(embed).collect();
         let mut positions: Vec<usize> = (live.tokens..live.tokens + tokens.len()).collect();
         live.tokens += tokens.len();
-        for (l, (layer, counts)) in self.layers.iter().zip(&plan.layers).enumerate() {
+        let mut keys = Vec::new();
+        for (l, layer) in self.layers.iter().enumerate() {
+            let (group, counts) = (l / self.config.kv_sharing, &plan.layers[l / self.config.kv_sharing]);
             let normed: Vec<_> = hidden.iter().map(|row| norm(row, &layer.attn_norm, epsilon)).collect();
-            let keys = self.keys(layer, &normed, &positions);
-            let queries = normed.iter().zip(&positions).map(|(x, &p)| self.rotated(matvec(&layer.q, x), p));
-            let queries: Vec<_> = queries.collect();
-            let attended = self.attend(&live.rows[l], &keys, &queries, plan.scoring.as_ref());
+            if self.config.makes_kv(l) {
+                keys = self.keys(layer, &normed, &positions);
+            }
+            let plain: Vec<_> = normed.iter().map(|x| matvec(&layer.q, x)).collect();
+            let turned = plain.iter().zip(&positions).map(|(q, &p)| self.rotated(q.clone(), p));
+            let queries: Vec<_> = turned.collect();
+            let mut attended = self.attend(&live.rows[group], &keys, &queries, plan.scoring.as_ref());
+            if let Some(scoring) = &plan.scoring {
+                for (term, received) in scoring.terms.iter().zip(&mut attended.received) {
+                    if term.scorer == Scorer::Expected {
+                        *received = self.expected(&plain[scoring.sinks..], &keys, live.tokens);
+                    }
+                }
+            }
             for (row, out) in hidden.iter_mut().zip(&attended.out) {
                 add(row, matvec(&layer.output, out));
                 let x = norm(row, &layer.ffn_norm, epsilon);
                 let gated = matvec(&layer.gate, &x).into_iter().zip(matvec(&layer.up, &x));
                 let inner: Vec<f64> = gated.map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
                 add(row, matvec(&layer.down, &inner));
+            }
+            // The layers of a group read the same rows, so that none is dropped before the last one has.
+            if !self.config.makes_kv(l + 1) {
+                continue;
             }
             let select = |heads: Range<usize>, keep: usize| match &plan.scoring {
                 Some(scoring) if keep < counts.enter => {
@@ -211,7 +241,7 @@ impl Reference {
             for (g, own) in keys.iter().enumerate() {
                 let heads = if per_head { g..g + 1 } else { 0..keys.len() };
                 let kept = select(heads, counts.retain).into_iter().map(|j| own[j].stored());
-                live.rows[l][g].extend(kept);
+                live.rows[group][g].extend(kept);
             }
             if l + 1 < self.layers.len() {
                 let kept = select(0..keys.len(), counts.propagate);
@@ -249,6 +279,37 @@ impl Reference {
         x
     }
 
+    /// The attention that a block's rows can expect at the 512 positions from `next` on, of queries with the mean
+    /// and covariance of the unrotated ones in `plain`: `[KV head][row]`.
+    fn expected(&self, plain: &[Vec<f64>], block: &[Vec<Row>], next: usize) -> Vec<Vec<f64>> {
+        let (heads, n) = (self.config.heads, plain.len() as f64);
+        // The rotation is linear: its average over positions is what it makes of each unit vector, averaged.
+        let turn = |x: &[f64]| {
+            let mut sum = vec![0.0; x.len()];
+            (next..next + 512).for_each(|p| add(&mut sum, self.rotated(x.to_vec(), p)));
+            sum.into_iter().map(|v| v / 512.0).collect::<Vec<f64>>()
+        };
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let mut received = vec![vec![0.0; block[0].len()]; heads.kv];
+        for h in 0..heads.query {
+            let own: Vec<&[f64]> = plain.iter().map(|q| &q[h * heads.dim..][..heads.dim]).collect();
+            let mean: Vec<f64> = (0..heads.dim).map(|i| own.iter().map(|q| q[i]).sum::<f64>() / n).collect();
+            let turned = turn(&mean);
+            let spread: Vec<Vec<f64>> = own
+                .iter()
+                .map(|q| turn(&q.iter().zip(&mean).map(|(q, m)| q - m).collect::<Vec<_>>()))
+                .collect();
+            let logit = |row: &Row| {
+                let variance = spread.iter().map(|q| dot(q, &row.k).powi(2)).sum::<f64>() / n;
+                dot(&turned, &row.k) / (heads.dim as f64).sqrt() + variance / (2.0 * heads.dim as f64)
+            };
+            let g = h / heads.group();
+            let weights = softmax(&block[g].iter().map(logit).collect::<Vec<_>>());
+            add(&mut received[g], weights);
+        }
+        received
+    }
+
     fn attend(
         &self,
         earlier: &[Vec<Row>],
@@ -272,8 +333,9 @@ impl Reference {
                     own.iter_mut().zip(&row.v).for_each(|(o, v)| *o += weight * v);
                 }
                 for (term, received) in terms.iter().zip(&mut received) {
+                    let Scorer::Received(measure) = &term.scorer else { continue };
                     for (j, weight) in weights[earlier[g].len()..].iter().enumerate() {
-                        received[g][j] += share(&term.measure, i, j, count) * weight;
+                        received[g][j] += share(measure, i, j, count) * weight;
                     }
                 }
             }

@@ -47,6 +47,8 @@ pub struct TinyTensor {
 #[derive(Clone)]
 pub struct Tiny {
     shape: Shape,
+    /// Layers that share the keys and values of their first one; only a `config.json` can say so.
+    sharing: usize,
     pub meta: Vec<(String, Value)>,
     pub tensors: Vec<TinyTensor>,
 }
@@ -57,7 +59,16 @@ impl Tiny {
     }
 
     pub fn shaped(shape: Shape) -> Self {
-        Self { shape, meta: metadata(shape), tensors: tensors(shape) }
+        Self { shape, sharing: 1, meta: metadata(shape), tensors: tensors(shape) }
+    }
+
+    /// Groups of `sharing` layers, of which only the first has projections of K and V.
+    pub fn sharing(mut self, sharing: usize) -> Self {
+        let makes_kv =
+            |name: &str| (0..LAYERS).step_by(sharing).any(|l| name.starts_with(&format!("blk.{l}.")));
+        let kv = |name: &str| name.contains("attn_k.") || name.contains("attn_v.");
+        self.tensors.retain(|t| !kv(&t.name) || makes_kv(&t.name));
+        Self { sharing, ..self }
     }
 
     /// Replaces a metadata value, or adds it.
@@ -79,10 +90,22 @@ impl Tiny {
 
     /// The bytes of a GGUF file.
     pub fn gguf(&self) -> Vec<u8> {
-        let writer =
-            self.meta.iter().fold(GgufWriter::new(), |writer, (key, value)| writer.meta(key, value.clone()));
-        let tensors = self.tensors.iter();
-        tensors.fold(writer, |writer, t| writer.tensor(&t.name, t.dtype, &t.shape, &t.encode())).finish()
+        write(&self.meta, &self.tensors)
+    }
+
+    /// The GGUF file cut into shards as `llama-gguf-split` cuts it, each with its name.
+    pub fn gguf_shards(&self, count: usize) -> Vec<(String, Vec<u8>)> {
+        let shard = |(i, tensors): (usize, &[TinyTensor])| {
+            let split = [
+                ("split.no", Value::U16(i as u16)),
+                ("split.count", Value::U16(count as u16)),
+                ("split.tensors.count", Value::I32(self.tensors.len() as i32)),
+            ];
+            let split = split.map(|(key, value)| (key.to_owned(), value));
+            let meta = if i == 0 { [self.meta.clone(), split.to_vec()].concat() } else { split.to_vec() };
+            (format!("tiny-{:05}-of-{count:05}.gguf", i + 1), write(&meta, tensors))
+        };
+        self.tensors.chunks(self.tensors.len().div_ceil(count)).enumerate().map(shard).collect()
     }
 
     /// The GGUF file, open.
@@ -92,24 +115,53 @@ impl Tiny {
 
     /// The same model as Hugging Face has it: f16 tensors, rotation by halves, files beside it.
     pub fn safetensors(&self) -> ModelFile {
-        let tensors: Vec<_> = self
-            .tensors
-            .iter()
-            .map(|t| (their_name(&t.name), t.shape.clone(), t.halved(self.shape)))
-            .collect();
+        let (bytes, config) = (self.checkpoint(&self.tensors), self.config_json());
+        let file = ModelFile::from_safetensors_bytes(bytes, &config).expect("sound safetensors");
+        file.with_sidecar("tokenizer.json", tokenizer_json().into_bytes())
+    }
+
+    /// The same in shards with their index, as files of these names.
+    pub fn safetensors_shards(&self, count: usize) -> Vec<(String, Vec<u8>)> {
+        let name = |i: usize| format!("model-{:05}-of-{count:05}.safetensors", i + 1);
+        let shards = self.tensors.chunks(self.tensors.len().div_ceil(count)).enumerate();
+        let place = |(i, tensors): (usize, &[TinyTensor])| {
+            tensors.iter().map(|t| (their_name(&t.name), name(i).into())).collect::<Vec<_>>()
+        };
+        let map: serde_json::Map<_, _> = shards.clone().flat_map(place).collect();
+        let mut files: Vec<_> = shards.map(|(i, tensors)| (name(i), self.checkpoint(tensors))).collect();
+        let index = json!({"metadata": {}, "weight_map": map}).to_string();
+        files.push(("model.safetensors.index.json".to_owned(), index.into_bytes()));
+        files.push(("config.json".to_owned(), self.config_json().into_bytes()));
+        files.push(("tokenizer.json".to_owned(), tokenizer_json().into_bytes()));
+        files
+    }
+
+    /// One safetensors file with these tensors.
+    fn checkpoint(&self, tensors: &[TinyTensor]) -> Vec<u8> {
+        let tensors: Vec<_> =
+            tensors.iter().map(|t| (their_name(&t.name), t.shape.clone(), t.halved(self.shape))).collect();
         let views = tensors.iter().map(|(name, shape, bytes)| {
             (name.as_str(), TensorView::new(FileDtype::F16, shape.clone(), bytes).expect("a tensor"))
         });
-        let bytes = serialize(views, None).expect("safetensors");
+        serialize(views, None).expect("safetensors")
+    }
+
+    fn config_json(&self) -> String {
         let config = json!({
             "model_type": "llama", "hidden_size": self.shape.width, "num_attention_heads": self.shape.query,
             "num_key_value_heads": self.shape.kv, "head_dim": self.shape.dim, "num_hidden_layers": LAYERS,
             "intermediate_size": self.shape.ffn, "max_position_embeddings": CONTEXT, "rms_norm_eps": 1e-5,
-            "rope_theta": 10_000.0,
+            "rope_theta": 10_000.0, "use_cla": self.sharing > 1, "cla_share_factor": self.sharing,
         });
-        let file = ModelFile::from_safetensors_bytes(bytes, &config.to_string()).expect("sound safetensors");
-        file.with_sidecar("tokenizer.json", tokenizer_json().into_bytes())
+        config.to_string()
     }
+}
+
+/// The bytes of a GGUF file with this metadata and these tensors.
+fn write(meta: &[(String, Value)], tensors: &[TinyTensor]) -> Vec<u8> {
+    let writer = meta.iter().fold(GgufWriter::new(), |writer, (key, value)| writer.meta(key, value.clone()));
+    let tensors = tensors.iter();
+    tensors.fold(writer, |writer, t| writer.tensor(&t.name, t.dtype, &t.shape, &t.encode())).finish()
 }
 
 impl TinyTensor {

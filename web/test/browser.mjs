@@ -2,31 +2,11 @@
 //
 //   node web/test/browser.mjs FOLDER [SHOTS]
 //
-// FOLDER holds tiny.gguf and tiny.json (written by `cargo test --test web -- --ignored`); screenshots of the page go
-// to SHOTS. The browser is Debian's Chromium, or what CHROMIUM names; its software GPU will do.
+// Screenshots of the page go to SHOTS.
 
 import assert from "node:assert/strict";
-import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { chromium } from "playwright-core";
-import { serve } from "../serve.mjs";
-
-const [folder, shots] = process.argv.slice(2);
-const native = JSON.parse(await readFile(join(folder, "tiny.json"), "utf8"));
-const server = await serve(join(folder, "tiny.gguf"));
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  args: ["--headless=new", "--no-sandbox", "--enable-unsafe-webgpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync"],
-});
-
-async function open(options = {}) {
-  const page = await browser.newPage(options);
-  page.on("pageerror", (error) => assert.fail(`the page threw ${error}`));
-  page.on("console", (message) => message.type() === "error" && console.error(`  page: ${message.text()}`));
-  await page.goto(server.url);
-  return page;
-}
+import { native, open, run, shots } from "./harness.mjs";
 
 const tests = {
   async "every kernel agrees with its twin"() {
@@ -137,26 +117,11 @@ const tests = {
   },
 
   async "a browser without WebGPU is told so"() {
-    const page = await browser.newPage();
-    await page.addInitScript(() => Object.defineProperty(navigator, "gpu", { value: undefined }));
-    await page.goto(server.url);
+    const page = await open({ init: () => Object.defineProperty(navigator, "gpu", { value: undefined }) });
     await page.getByRole("alert").getByText("This browser has no WebGPU.").waitFor();
     if (shots) await page.screenshot({ path: join(shots, "benben-web-problem.png") });
     await page.close();
   },
 };
 
-let failed = 0;
-for (const [name, test] of Object.entries(tests)) {
-  const started = performance.now();
-  try {
-    await test();
-    console.log(`ok      ${name} (${((performance.now() - started) / 1000).toFixed(1)} s)`);
-  } catch (error) {
-    failed++;
-    console.log(`FAILED  ${name}\n${error.stack}`);
-  }
-}
-await browser.close();
-server.close();
-process.exit(failed ? 1 : 0);
+await run(tests);

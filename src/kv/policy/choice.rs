@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use super::{
-    Budget, Full, H2o, Joint, KvOnly, Policy, Preset, Pyramid, PyramidKv, SnapKv, Streaming, Tova, Tsp,
+    Budget, Demote, Expected, Full, H2o, Joint, KvOnly, Policy, Preset, Pyramid, PyramidKv, SnapKv,
+    Streaming, Tova, Tsp,
 };
 use crate::kernels::kv_code::KvBits;
 use crate::kv::{Format, KvOptions};
@@ -45,6 +46,10 @@ pub enum Name {
     PyramidKv,
     /// Rows of h2o or of snapkv, whichever scores higher.
     Joint,
+    /// Rows that later tokens can be expected to attend to.
+    Expected,
+    /// As joint and expected, their scores added.
+    JointExpected,
     /// Bits and rows that follow from a share of the bytes.
     Auto,
 }
@@ -65,10 +70,14 @@ pub struct Choice {
     pub share: Option<f32>,
     /// Every KV head keeps rows of its own (`kv-only`).
     pub per_head: bool,
-    /// Bits of K: 16, 8 or 4.
+    /// Bits of K: 16, 8, 4, 3 or 2.
     pub k_bits: Option<u32>,
-    /// Bits of V: 16, 8 or 4.
+    /// Bits of V, likewise.
     pub v_bits: Option<u32>,
+    /// Bits of the rows that the policy would drop, which then stay in these.
+    pub demote: Option<u32>,
+    /// Lets the last third of the layers run on three fifths of a prompt's rows (`auto`).
+    pub prefill_saver: bool,
 }
 
 fn refuse<T>(reason: &str) -> Result<T> {
@@ -83,25 +92,39 @@ impl Choice {
     pub fn options(&self) -> Result<KvOptions> {
         let name = self.policy.unwrap_or(match self {
             Self { preset: Some(_), .. } => Name::Pyramid,
-            Self { share: Some(_), .. } => Name::Auto,
+            Self { share: Some(_), .. } | Self { prefill_saver: true, .. } => Name::Auto,
+            nothing if *nothing == Self::default() => Name::Auto,
             _ => Name::Full,
         });
         if name == Name::Auto {
             return self.auto();
         }
-        if self.share.is_some() {
-            return refuse("--kv-share needs --kv auto");
+        if self.share.is_some() || self.prefill_saver {
+            return refuse("--kv-share and --prefill-saver need --kv auto");
         }
         let format = Format { k: bits(self.k_bits)?, v: bits(self.v_bits)? };
-        Ok(KvOptions { policy: self.named(name)?, format, tail: None })
+        let (policy, tail) = match self.demote {
+            None => (self.named(name)?, None),
+            Some(_) if name == Name::Full => {
+                return refuse("--demote needs a policy that would drop rows; --kv full keeps them all");
+            }
+            Some(few) => {
+                let policy: Arc<dyn Policy> = Arc::new(Demote::new(self.named(name)?));
+                (policy, Some(Format::both(bits(Some(few))?)))
+            }
+        };
+        Ok(KvOptions { policy, format, tail })
     }
 
     fn auto(&self) -> Result<KvOptions> {
-        let plain = Self { policy: self.policy, share: self.share, ..Self::default() };
+        let Self { policy, share, prefill_saver, .. } = *self;
+        let plain = Self { policy, share, prefill_saver, ..Self::default() };
         if *self != plain {
             return refuse("--kv auto chooses rows and bits itself; say how many bytes with --kv-share");
         }
-        KvOptions::auto(self.share.unwrap_or(SHARE))
+        let share = share.unwrap_or(SHARE);
+        // Refuses absurd shares.
+        KvOptions::auto(share).map(|_| KvOptions::within(share, prefill_saver))
     }
 
     fn named(&self, name: Name) -> Result<Arc<dyn Policy>> {
@@ -137,6 +160,8 @@ impl Choice {
             Name::H2o => Arc::new(H2o::new(kept)),
             Name::SnapKv => Arc::new(SnapKv::new(kept)),
             Name::PyramidKv => Arc::new(PyramidKv::new(kept)),
+            Name::Expected => Arc::new(Expected::new(kept)),
+            Name::JointExpected => Arc::new(Joint::new(kept).with_expected()),
             // `options` has dealt with auto, whose rows these are.
             Name::Joint | Name::Auto => Arc::new(Joint::new(kept)),
         })
@@ -146,7 +171,7 @@ impl Choice {
 fn bits(wanted: Option<u32>) -> Result<KvBits> {
     let wanted = wanted.unwrap_or(16);
     let found = KvBits::ALL.into_iter().find(|bits| bits.bits() == wanted);
-    found.ok_or_else(|| Error::Invalid(format!("rows of {wanted} bits; there are 16, 8 and 4")))
+    found.ok_or_else(|| Error::Invalid(format!("rows of {wanted} bits; there are 16, 8, 4, 3 and 2")))
 }
 
 #[cfg(test)]
@@ -160,11 +185,15 @@ mod tests {
     #[test]
     fn names_and_numbers_choose() {
         for (json, name) in [
-            (r#"{}"#, "full"),
+            (r#"{}"#, "auto"),
+            (r#"{"prefillSaver":true}"#, "auto"),
+            (r#"{"kBits":8}"#, "full"),
+            (r#"{"policy":"h2o","demote":3}"#, "h2o"),
             (r#"{"preset":"13b"}"#, "pyramid"),
             (r#"{"policy":"pyramid","keep":0.4}"#, "pyramid"),
             (r#"{"policy":"kv-only","perHead":true,"rows":100}"#, "kv-only"),
             (r#"{"policy":"snapkv"}"#, "snapkv"),
+            (r#"{"policy":"joint-expected"}"#, "joint-expected"),
             (r#"{"share":0.1}"#, "auto"),
             (r#"{"share":0.4}"#, "full"),
         ] {
@@ -185,6 +214,9 @@ mod tests {
             r#"{"policy":"auto","keep":0.5}"#,
             r#"{"share":0.2,"vBits":8}"#,
             r#"{"kBits":5}"#,
+            r#"{"policy":"full","demote":3}"#,
+            r#"{"policy":"h2o","demote":7}"#,
+            r#"{"policy":"h2o","prefillSaver":true}"#,
         ] {
             assert!(matches!(options(json), Err(Error::Invalid(_))), "{json}");
         }

@@ -29,7 +29,7 @@ impl Policy for H2o {
         refuse_nothing(rows, layers)?;
         let counts = self.budget.spread(rows, layers, 2 * SINKS, false)?;
         let measure = Measure { recent: rows, ramp: Ramp::FLAT, averaged: false, by_value: false };
-        let scoring = Scoring { terms: vec![Term { measure, pooling: None }], sinks: SINKS };
+        let scoring = Scoring::one(Term::received(measure), SINKS);
         Ok(BlockPlan::evict(rows, counts, |retain| retain / 2, scoring))
     }
 

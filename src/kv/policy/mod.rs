@@ -8,6 +8,7 @@
 //!
 //! ```text
 //! which queries score, how they are weighted, normalised, pooled      Scoring, a list of Terms
+//! what several such scores make together                              Scoring::combine
 //! how many rows, and how the layers share them                        Budget
 //! which rows are never up for selection                               LayerRows::protected, Scoring::sinks
 //! one selection a layer or one for each KV head                       Policy::per_head
@@ -16,6 +17,8 @@
 
 mod auto;
 mod choice;
+mod demote;
+mod expected;
 mod h2o;
 mod joint;
 mod kv_only;
@@ -28,12 +31,17 @@ mod thinning;
 mod tova;
 mod tsp;
 
+use std::sync::Arc;
+
 use super::{TierRows, Tiers};
 use crate::{Error, Result};
 
+pub use crate::kernels::combine::Combine;
 pub use crate::kernels::pool::Pooling;
 pub use crate::kernels::score::{Measure, Ramp};
 pub use choice::{Choice, Name};
+pub use demote::Demote;
+pub use expected::Expected;
 pub use h2o::H2o;
 pub use joint::Joint;
 pub use kv_only::KvOnly;
@@ -68,6 +76,12 @@ pub trait Policy: std::fmt::Debug + Send + Sync {
     /// True when every KV head chooses its own rows, which takes one row table for each.
     fn per_head(&self) -> bool {
         false
+    }
+
+    /// The same policy with its budget shared by the layers in proportion to `weights`; `None` when how its layers
+    /// share is part of the policy.
+    fn weighted(&self, _weights: &[f32]) -> Option<Arc<dyn Policy>> {
+        None
     }
 
     /// How generated rows are thinned as they leave the recent window.
@@ -142,8 +156,10 @@ impl LayerRows {
 /// How the rows of a block are ranked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scoring {
-    /// A row scores the largest of what these give it. Without any, earlier rows rank higher.
+    /// What gives scores. Without any, earlier rows rank higher.
     pub terms: Vec<Term>,
+    /// What a row scores altogether.
+    pub combine: Combine,
     /// The first rows of the sequence, which are never dropped.
     pub sinks: usize,
 }
@@ -151,18 +167,46 @@ pub struct Scoring {
 impl Scoring {
     /// One term, not pooled, over the last `recent` rows: PyramidInfer's.
     fn recent(recent: usize, ramp: Ramp, sinks: usize) -> Self {
-        let measure = Measure { recent, ramp, averaged: false, by_value: false };
-        Self { terms: vec![Term { measure, pooling: None }], sinks }
+        Self::one(Term::received(Measure { recent, ramp, averaged: false, by_value: false }), sinks)
+    }
+
+    /// A single term.
+    fn one(term: Term, sinks: usize) -> Self {
+        Self { terms: vec![term], combine: Combine::Max, sinks }
     }
 }
 
 /// One way to score rows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Term {
-    /// Which attention counts, and for how much.
-    pub measure: Measure,
-    /// What a row takes from its neighbours' scores.
+    /// What a row scores by itself.
+    pub scorer: Scorer,
+    /// What it takes from its neighbours' scores.
     pub pooling: Option<Pooling>,
+    /// What the scores are multiplied with before they meet those of other terms.
+    pub weight: f32,
+}
+
+impl Term {
+    /// Attention received, not pooled.
+    fn received(measure: Measure) -> Self {
+        Self { scorer: Scorer::Received(measure), pooling: None, weight: 1.0 }
+    }
+
+    /// The same, pooled.
+    fn pooled(self, pooling: Pooling) -> Self {
+        Self { pooling: Some(pooling), ..self }
+    }
+}
+
+/// What a row scores by itself.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Scorer {
+    /// The attention that it received from queries of its own block.
+    Received(Measure),
+    /// The attention that it can expect from queries that are distributed as those of its block but stand at the
+    /// next positions, weighted by the length of its value.
+    Expected,
 }
 
 /// Refuses shapes without rows or layers.
@@ -183,10 +227,7 @@ impl Policy for Full {
     }
 
     fn plan(&self, rows: usize, layers: usize) -> Result<BlockPlan> {
-        Ok(BlockPlan {
-            layers: vec![LayerRows::dense(rows); layers],
-            scoring: None,
-        })
+        Ok(BlockPlan { layers: vec![LayerRows::dense(rows); layers], scoring: None })
     }
 
     fn one_shot(&self) -> bool {

@@ -11,12 +11,23 @@ pub enum Budget {
     Rows(usize),
     /// Exactly these rows, layer by layer.
     PerLayer(Vec<usize>),
+    /// Another budget, shared by the layers in proportion to these weights, of which only the ratios matter.
+    Weighted(Box<Budget>, Vec<f32>),
 }
 
 /// The least share that a falling schedule leaves to its deepest layers.
 pub(super) const FLOOR: f64 = 0.1;
 
 impl Budget {
+    /// The same budget, shared by the layers in proportion to `weights`; exact rows stay as they are.
+    pub(super) fn weighted(&self, weights: &[f32]) -> Self {
+        match self {
+            Self::PerLayer(_) => self.clone(),
+            Self::Weighted(mean, _) => mean.weighted(weights),
+            mean => Self::Weighted(Box::new(mean.clone()), weights.to_vec()),
+        }
+    }
+
     /// The budget as a mean share of `rows`.
     pub(super) fn share(&self, rows: usize) -> Result<f64> {
         match self {
@@ -30,10 +41,12 @@ impl Budget {
                 let kept = |&n: &usize| n.min(rows) as f64;
                 Ok(list.iter().map(kept).sum::<f64>() / (rows * list.len()).max(1) as f64)
             }
+            Self::Weighted(mean, _) => mean.share(rows),
         }
     }
 
-    /// Rows of each layer, never below `least`, under a falling (`linear`) or an even schedule.
+    /// Rows of each layer, never below `least`: as listed, by weights, or under a falling (`linear`) or an even
+    /// schedule.
     pub(super) fn spread(
         &self,
         rows: usize,
@@ -42,16 +55,22 @@ impl Budget {
         falling: bool,
     ) -> Result<Vec<usize>> {
         let clamp = |keep: usize| keep.max(least).min(rows);
+        let fits = |found: usize| match found == layers {
+            true => Ok(()),
+            false => Err(Error::Invalid(format!("the budget is for {found} layers, the model has {layers}"))),
+        };
+        let share = self.share(rows)?;
         if let Self::PerLayer(list) = self {
-            if list.len() != layers {
-                let found = list.len();
-                return Err(Error::Invalid(format!(
-                    "the list has rows for {found} layers, the model has {layers}"
-                )));
-            }
+            fits(list.len())?;
             return Ok(list.iter().map(|&keep| clamp(keep)).collect());
         }
-        let share = self.share(rows)?;
+        if let Self::Weighted(_, weights) = self {
+            fits(weights.len())?;
+            if let Some(w) = weights.iter().find(|w| !(w.is_finite() && **w > 0.0)) {
+                return Err(Error::Invalid(format!("a layer's weight of {w} is not a number above 0")));
+            }
+            return Ok(proportional(share * rows as f64, weights, least.min(rows), rows));
+        }
         let shares = if falling { linear(share, layers) } else { vec![share; layers] };
         Ok(shares.iter().map(|s| clamp((s * rows as f64).round() as usize)).collect())
     }
@@ -72,6 +91,27 @@ fn linear(mean: f64, layers: usize) -> Vec<f64> {
         if average(middle) < mean { narrow = middle } else { wide = middle }
     }
     ramp(wide)
+}
+
+/// Rows in proportion to `weights`, from `least` to `most`, that average to `mean`: what one layer cannot take or
+/// must have beyond its share, the others get or give.
+pub(super) fn proportional(mean: f64, weights: &[f32], least: usize, most: usize) -> Vec<usize> {
+    let rows =
+        |unit: f64| weights.iter().map(move |&w| (unit * f64::from(w)).clamp(least as f64, most as f64));
+    let (total, smallest) = (mean * weights.len() as f64, weights.iter().copied().fold(f32::MAX, f32::min));
+    let (mut low, mut high) = (0.0, most as f64 / f64::from(smallest.max(f32::MIN_POSITIVE)));
+    for _ in 0..100 {
+        let middle = (low + high) / 2.0;
+        if rows(middle).sum::<f64>() < total { low = middle } else { high = middle }
+    }
+    // Rounding the running sum instead of each layer's rows keeps the mean.
+    let mut sum = 0.0_f64;
+    let whole = rows(low).map(|n| {
+        let before = sum.round();
+        sum += n;
+        (sum.round() - before) as usize
+    });
+    whole.collect()
 }
 
 #[cfg(test)]
@@ -95,5 +135,46 @@ mod tests {
         }
         let message = Budget::PerLayer(vec![1, 2]).spread(9, 3, 1, false).unwrap_err().to_string();
         assert!(message.contains('2') && message.contains('3'), "{message}");
+    }
+
+    #[test]
+    fn weights_share_the_rows_within_their_bounds() {
+        let weights = [2.15_f32, 0.67, 1.22, 0.54, 2.84, 0.1, 0.48];
+        for (mean, least, most) in [(100.0, 36, 1000), (400.0, 36, 1000), (40.0, 36, 1000), (700.5, 0, 999)] {
+            let rows = proportional(mean, &weights, least, most);
+            let average = rows.iter().sum::<usize>() as f64 / weights.len() as f64;
+            assert!((average - mean).abs() < 0.2, "{mean}: {rows:?}");
+            assert!(rows.iter().all(|n| (least..=most).contains(n)), "{mean}: {rows:?}");
+            // Between the bounds, rows are in the ratio of the weights.
+            let inner = || (0..7).filter(|&l| rows[l] > least && rows[l] < most);
+            let unit = |l: usize| rows[l] as f64 / f64::from(weights[l]);
+            for (a, b) in inner().flat_map(|a| inner().map(move |b| (a, b))) {
+                let half = |l: usize| 1.0 / f64::from(weights[l]);
+                assert!((unit(a) - unit(b)).abs() <= half(a) + half(b), "{mean}: {rows:?}");
+            }
+        }
+        assert_eq!(proportional(50.0, &[1.0, 3.0], 0, 1000), [25, 75]);
+        assert_eq!(proportional(50.0, &[1.0, 3.0], 0, 60), [40, 60], "the rest goes to the other layer");
+        assert_eq!(
+            proportional(50.0, &[1.0, 9.0], 20, 1000),
+            [20, 80],
+            "the rest comes from the other layer"
+        );
+        assert_eq!(proportional(9.0, &[1.0, 9.0], 20, 1000), [20, 20], "no budget goes below the least");
+    }
+
+    #[test]
+    fn only_means_are_weighted() {
+        let even = Budget::Share(0.25).weighted(&[1.0; 4]);
+        assert_eq!(even.spread(800, 4, 36, false).unwrap(), [200; 4]);
+        let other = even.weighted(&[0.5, 1.5, 1.0, 1.0]);
+        assert_eq!(other.spread(800, 4, 36, false).unwrap(), [100, 300, 200, 200]);
+        assert_eq!(Budget::Rows(200).weighted(&[0.5, 1.5]).spread(800, 2, 36, false).unwrap(), [100, 300]);
+        assert_eq!(Budget::PerLayer(vec![7, 9]).weighted(&[1.0; 2]), Budget::PerLayer(vec![7, 9]));
+        for absurd in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+            assert!(even.weighted(&[1.0, absurd]).spread(800, 2, 36, false).is_err(), "{absurd}");
+        }
+        let message = even.spread(800, 3, 36, false).unwrap_err().to_string();
+        assert!(message.contains('4') && message.contains('3'), "{message}");
     }
 }

@@ -31,7 +31,7 @@ impl SnapKv {
 /// The sum of the window's attention, pooled.
 pub(super) fn scoring(pooling: Pooling) -> Scoring {
     let measure = Measure { recent: WINDOW, ramp: Ramp::FLAT, averaged: false, by_value: false };
-    Scoring { terms: vec![Term { measure, pooling: Some(pooling) }], sinks: SINKS }
+    Scoring::one(Term::received(measure).pooled(pooling), SINKS)
 }
 
 impl Policy for SnapKv {

@@ -3,7 +3,7 @@
 //! After Xiao et al., "Efficient Streaming Language Models with Attention Sinks" (arXiv 2309.17453). Theirs slides
 //! and counts positions inside the window; here rows keep the position that they were computed at.
 
-use super::{BlockPlan, Budget, Policy, SINKS, Scoring, refuse_nothing};
+use super::{BlockPlan, Budget, Combine, Policy, SINKS, Scoring, refuse_nothing};
 use crate::Result;
 
 /// Sinks and a window: nothing is scored.
@@ -29,6 +29,7 @@ impl Policy for Streaming {
         let counts = self.budget.spread(rows, layers, SINKS + 1, false)?;
         // All that is protected are the latest rows; the sinks then rank first by standing first.
         let window = |retain: usize| retain.saturating_sub(SINKS);
-        Ok(BlockPlan::evict(rows, counts, window, Scoring { terms: Vec::new(), sinks: SINKS }))
+        let scoring = Scoring { terms: Vec::new(), combine: Combine::Max, sinks: SINKS };
+        Ok(BlockPlan::evict(rows, counts, window, scoring))
     }
 }

@@ -1,22 +1,15 @@
-//! `benben eval`: what a cache policy costs in quality.
+//! `benben eval ppl`: the perplexity of text that follows a compressed prefix.
 
 use std::path::PathBuf;
 
 use benben::text::Special;
 use benben::{Error, Result};
-use clap::Subcommand;
 use serde::Serialize;
 
-use super::Outcome;
-use super::args::{LoadArgs, bar, count};
-use super::kv_args::{KvArgs, KvLabel};
-use super::report::{self, Table};
-
-#[derive(Debug, Subcommand)]
-pub enum EvalCommand {
-    /// Perplexity of text that follows a prefix which the policy has compressed.
-    Ppl(PplArgs),
-}
+use crate::cli::Outcome;
+use crate::cli::args::{LoadArgs, bar, count};
+use crate::cli::kv_args::{KvArgs, KvLabel};
+use crate::cli::report::{self, Table};
 
 #[derive(Debug, clap::Args)]
 pub struct PplArgs {
@@ -82,7 +75,7 @@ struct Report<'a> {
 pub async fn run(args: &PplArgs) -> Outcome {
     let text = std::fs::read_to_string(&args.file)
         .map_err(|e| Error::File { path: args.file.display().to_string(), reason: e.to_string() })?;
-    let kv = args.kv.options()?;
+    let kv = args.kv.measured()?;
     let model = args.load.load(&args.model, &kv).await?;
     let tokens = model.text().encode(&text, Special::AsText)?;
     // Where a model wants a token that opens every text, a window is such a text.

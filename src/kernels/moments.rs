@@ -1,0 +1,128 @@
+//! The mean and the covariance of rows, for each of the heads that they consist of.
+
+use super::check::{Check, Noise, poisoned};
+use crate::Result;
+use crate::gpu::{Class, Family, Gpu, Recorder, Shader, ShaderKey, Tensor};
+
+const SHADER: Shader = Shader { stem: "moments", text: include_str!("../../shaders/moments.wgsl") };
+
+/// Squares of four by four covariances that a workgroup takes.
+const LANES: u32 = 16;
+
+/// How many lanes share a square's rows; a software adapter's barriers would cost it more than they bring.
+fn slices(family: Family) -> u32 {
+    match family {
+        Family::Lanes => 1,
+        Family::Groups => 8,
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    stride: u32,
+    dim: u32,
+    first: u32,
+    count: u32,
+}
+
+fn key(family: Family) -> ShaderKey {
+    let slices = slices(family);
+    ShaderKey::new(SHADER).with("LANES", LANES).with("SLICES", slices).flag("SLICED", slices > 1)
+}
+
+/// Every shader variant of this kernel.
+pub fn variants() -> Vec<ShaderKey> {
+    vec![key(Family::Lanes), key(Family::Groups)]
+}
+
+/// Values that the moments of `heads` heads of `dim` values take.
+pub fn moments_len(heads: usize, dim: usize) -> usize {
+    heads * (1 + dim) * dim
+}
+
+/// Records the moments of rows `first..count` of `rows`, `[>= count, heads * dim]`; `first < count`, and `dim` is
+/// a multiple of 4.
+///
+/// `out` is `[heads, 1 + dim, dim]`: a head's mean, then its covariance over the number of rows.
+pub fn moments(
+    rec: &mut Recorder,
+    rows: &Tensor<f32>,
+    (heads, dim): (usize, usize),
+    first: usize,
+    count: usize,
+    out: &Tensor<f32>,
+) -> Result<()> {
+    let kernel = rec.gpu().kernel(&key(rec.gpu().tuning().family))?;
+    let params = Params {
+        stride: (heads * dim / 4) as u32,
+        dim: (dim / 4) as u32,
+        first: first as u32,
+        count: count as u32,
+    };
+    let squares = params.dim.div_ceil(2) * (params.dim + 1);
+    let grid = [squares.div_ceil(LANES), heads as u32, 1];
+    rec.dispatch(&kernel, &params, &[rows.bind(), out.bind()], grid)
+}
+
+/// The CPU twin, over the rows of one head.
+pub fn twin(rows: &[&[f32]]) -> Vec<f32> {
+    let dim = rows.first().map_or(0, |row| row.len());
+    let average =
+        |of: &dyn Fn(&[f32]) -> f64| rows.iter().map(|row| of(row)).sum::<f64>() / rows.len() as f64;
+    let mean: Vec<f64> = (0..dim).map(|i| average(&|row| f64::from(row[i]))).collect();
+    let off = |row: &[f32], i: usize| f64::from(row[i]) - mean[i];
+    let covariance = (0..dim * dim).map(|at| average(&|row| off(row, at / dim) * off(row, at % dim)));
+    mean.iter().copied().chain(covariance).map(|x| x as f32).collect()
+}
+
+async fn check(
+    gpu: &Gpu,
+    (heads, dim): (usize, usize),
+    first: usize,
+    count: usize,
+    mean: f32,
+) -> Result<Check> {
+    let rows: Vec<f32> = Noise::new(31).values(count * heads * dim).iter().map(|v| v + mean).collect();
+    let device_rows = gpu.tensor_with(Class::Scratch, "rows", &rows);
+    let out = poisoned(gpu, moments_len(heads, dim));
+    let mut rec = Recorder::new(gpu);
+    moments(&mut rec, &device_rows, (heads, dim), first, count, &out)?;
+    let got = rec.read(&out, 0, out.len());
+    rec.submit();
+    let head = |head: usize| {
+        let rows: Vec<&[f32]> = rows.chunks(dim).skip(first * heads + head).step_by(heads).collect();
+        twin(&rows)
+    };
+    let want: Vec<f32> = (0..heads).flat_map(head).collect();
+    let label = format!("moments of {heads} heads of {dim} around {mean}, rows {first} to {count}");
+    Ok(Check::compare(label, &got.await?, &want, 1e-5))
+}
+
+pub(super) async fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
+    Ok(vec![check(gpu, (3, 24), 4, 75, 0.5).await?, check(gpu, (2, 64), 0, 1, 0.0).await?])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::check::testing::{assert_passed, families};
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(10))]
+        #[test]
+        fn agrees_with_its_twin(
+            heads in 1usize..5,
+            dim in 1usize..18,
+            first in 0usize..6,
+            rows in 1usize..90,
+            mean in -20.0f32..20.0,
+        ) {
+            for gpu in families() {
+                let check = check(&gpu, (heads, 4 * dim), first, first + rows, mean);
+                assert_passed(pollster::block_on(check).map(|c| vec![c]));
+            }
+        }
+    }
+}
