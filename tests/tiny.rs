@@ -178,7 +178,7 @@ fn pruned_answers_equal_the_reference() {
     let (reference, prompt) = (Reference::new(&Tiny::new().file()), prompt(5, 113));
     let own = Pyramid::exact(vec![100, 71, 50, 40], Select::Own, 16, 4);
     assert_answer(&model(), &reference, own, (&prompt, 30));
-    assert_answer(&model(), &reference, KvOnly::per_head(Budget::Rows(77)), (&prompt, 30));
+    assert_answer(&model(), &reference, Tsp::new(Budget::Share(0.7)), (&prompt, 30));
 }
 
 #[test]
