@@ -4,10 +4,10 @@ use std::sync::{MutexGuard, PoisonError};
 
 use super::Sampling;
 use super::session::{Session, SessionOptions};
+use crate::Result;
 use crate::kv::policy::Rank;
 use crate::kv::{LEAST_COMMON, Prefixes};
 use crate::model::Model;
-use crate::{Error, Result};
 
 impl Model {
     /// Lets this model's sessions begin with rows of earlier ones, and keeps at most `bytes` of rows for that; none
@@ -33,28 +33,19 @@ impl Session {
     /// A fork of a conversation that was forked often copies once, so that few tiers are left to read.
     ///
     /// # Errors
-    /// As [`Session::new`]; [`Error::Unsupported`] for a stream, whose first tokens move with its own window.
+    /// As [`Session::new`].
     pub fn fork(&mut self) -> Result<Self> {
-        self.refuse_stream("a fork")?;
         let options = SessionOptions { kv: self.kv.clone(), context: Some(self.context) };
         let mut fork = Self::new(&self.model, &options)?;
         let rows = self.cache.share(&mut self.rec)?;
         self.rec.submit();
         self.rec.forget();
         fork.cache.adopt(&mut fork.rec, &rows)?;
+        fork.cache.copy_first_tokens(&mut fork.rec, &self.cache);
         self.model.gpu().write(&fork.ids, 0, &self.tokens);
         fork.tokens.clone_from(&self.tokens);
         (fork.cached, fork.drawn) = (self.cached, self.drawn);
         Ok(fork)
-    }
-
-    /// Fails for a policy whose first tokens follow the window: what they are rotated from is the session's own.
-    pub(super) fn refuse_stream(&self, what: &str) -> Result<()> {
-        if self.kv.policy.rank() != Some(Rank::Age) {
-            return Ok(());
-        }
-        let need = format!("{what} of a conversation under --kv {}", self.kv.policy.name());
-        Err(Error::Unsupported { need, have: "that for every other policy".to_owned() })
     }
 
     /// Runs what was appended as a block of its own, without an answer, and submits all of it at once. What many
@@ -73,7 +64,9 @@ impl Session {
             self.advance(&mut course, &Sampling::default())?;
             self.rec.submit();
         }
-        if self.model.prefixes().enabled() && self.refuse_stream("a kept beginning").is_ok() {
+        // The first tokens of a stream move, and what they are rotated from is the session's own.
+        let moves = self.kv.policy.rank() == Some(Rank::Age);
+        if !moves && self.model.prefixes().enabled() {
             let rows = self.cache.share(&mut self.rec)?;
             self.rec.submit();
             self.rec.forget();

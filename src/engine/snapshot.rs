@@ -38,16 +38,19 @@ impl Session {
     /// them. It goes on after [`Session::from_bytes`] as it would here.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`]; [`Error::Unsupported`] for a stream, as with [`Session::fork`].
+    /// [`Error::DeviceLost`].
     pub async fn to_bytes(&mut self, note: &str) -> Result<Vec<u8>> {
-        self.refuse_stream("a snapshot")?;
         let mut tensors = BTreeMap::new();
         tensors.insert("tokens".to_owned(), (Dtype::U32, vec![self.tokens.len()], bytes_of(&self.tokens)));
         for l in 0..self.cache.depth() {
-            let PackedLayer { centre, tiers } = self.cache.pack(&mut self.rec, l).await?;
+            let PackedLayer { centre, first_tokens, tiers } = self.cache.pack(&mut self.rec, l).await?;
             if !centre.is_empty() {
                 let shape = vec![centre.len()];
                 tensors.insert(format!("centre.{l}"), (Dtype::F32, shape, bytes_of(&centre)));
+            }
+            if !first_tokens.is_empty() {
+                let shape = vec![first_tokens.len()];
+                tensors.insert(format!("first.{l}"), (Dtype::F32, shape, bytes_of(&first_tokens)));
             }
             for PackedTier { role, rows, words, book } in tiers {
                 let name = |part: &str| format!("{}.{l}.{part}", role_name(role));
@@ -229,6 +232,10 @@ impl<'a> Snapshot<'a> {
         let centre = session.cache.basis(l).centre.len();
         if centre > 0 {
             layer.centre = self.values(&format!("centre.{l}"), Dtype::F32, &[centre])?;
+        }
+        let firsts = session.cache.first_tokens(l).iter().map(crate::gpu::Tensor::len).sum();
+        if firsts > 0 {
+            layer.first_tokens = self.values(&format!("first.{l}"), Dtype::F32, &[firsts])?;
         }
         let mut total = 0_usize;
         for role in Role::ALL {

@@ -15,6 +15,8 @@ const BOOK_WORDS: usize = 3;
 pub struct PackedLayer {
     /// What keys are relative to, `[KV head * dim]`; empty where they are stored as they are.
     pub centre: Vec<f32>,
+    /// What the first tokens are rotated from where they follow the window, one after the other; empty elsewhere.
+    pub first_tokens: Vec<f32>,
     /// The rows of each role that has any.
     pub tiers: Vec<PackedTier>,
 }
@@ -51,6 +53,11 @@ impl Cache {
             rec.submit();
             packed.centre = read.await?;
         }
+        for token in self.first_tokens(layer) {
+            let read = rec.read(token, 0, token.len());
+            rec.submit();
+            packed.first_tokens.extend(read.await?);
+        }
         for tier in self.own(layer) {
             let rows = self.layer(layer).iter().filter(|t| t.role == tier.role).map(|t| t.live).sum();
             if rows == 0 {
@@ -80,8 +87,14 @@ impl Cache {
     /// [`Error::Invalid`] when they are not of this cache's formats and tables.
     pub fn unpack(&mut self, layer: usize, packed: &PackedLayer) -> Result<()> {
         let (gpu, basis) = (self.gpu.clone(), self.basis(layer).clone());
-        if packed.centre.len() != basis.centre.len() {
+        let firsts: usize = self.first_tokens(layer).iter().map(Tensor::len).sum();
+        if packed.centre.len() != basis.centre.len() || packed.first_tokens.len() != firsts {
             return Err(misfit(layer));
+        }
+        let mut at = 0;
+        for token in self.first_tokens(layer) {
+            gpu.write(token, 0, &packed.first_tokens[at..at + token.len()]);
+            at += token.len();
         }
         gpu.write(&basis.centre, 0, &packed.centre);
         for from in &packed.tiers {

@@ -114,6 +114,16 @@ impl Cache {
         Ok(())
     }
 
+    /// Records the copies of what another sequence's first tokens are rotated from, where they follow the window.
+    pub fn copy_first_tokens(&mut self, rec: &mut Recorder, other: &Self) {
+        for (layer, from) in self.layers.iter_mut().zip(&other.layers) {
+            for (to, from) in layer.first_tokens.iter().zip(&from.first_tokens) {
+                rec.copy(from, 0, to, 0, from.len());
+            }
+            layer.skipped = from.skipped;
+        }
+    }
+
     /// Copies shared rows into pools of this sequence's own, together with those that are there.
     ///
     /// # Errors
