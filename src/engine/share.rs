@@ -85,7 +85,7 @@ impl Session {
         if tokens.len() < LEAST_COMMON || !self.model.prefixes().enabled() {
             return Ok(());
         }
-        let plan = self.kv.policy.plan(self.tokens.len() - self.cached, self.model.config().kv_layers())?;
+        let plan = self.kv.policy.plan(self.tokens.len() - self.cached, self.cache.depth())?;
         if plan.layers.iter().any(|rows| rows.drops()) { Ok(()) } else { self.prefill() }
     }
 

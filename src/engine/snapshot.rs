@@ -96,8 +96,12 @@ impl Session {
     ) -> Result<(Self, String)> {
         let mut file = Snapshot::open(file, bytes)?;
         let mut session = Self::new(model, options)?;
-        file.expect("model", &format!("{:016x}", model.fingerprint().await?), "with another model")?;
-        file.expect("cache", &session.kv.key(), "with another policy, budget or row format")?;
+        file.expect(
+            "model",
+            &format!("{:016x}", model.fingerprint().await?),
+            "another model, or its weights in another format",
+        )?;
+        file.expect("cache", &session.kv.key(), "another policy, budget or row format")?;
         let count = file.shape("tokens").and_then(|shape| shape.first().copied()).unwrap_or(0);
         let tokens = file.words("tokens", &[count])?;
         session.check_room(0, &tokens)?;
@@ -193,13 +197,12 @@ impl<'a> Snapshot<'a> {
     }
 
     fn expect(&self, key: &str, wanted: &str, difference: &str) -> Result<()> {
-        let found = self.text(key)?;
-        if found == wanted {
+        if self.text(key)? == wanted {
             return Ok(());
         }
+        let file = self.file;
         Err(Error::Invalid(format!(
-            "{} is a conversation {difference}: {found}, but here it is {wanted}",
-            self.file
+            "{file} is a conversation with {difference}; open it with what it was saved with"
         )))
     }
 
