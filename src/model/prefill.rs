@@ -106,7 +106,11 @@ impl Model {
         self.feed_forward(rec, s, layer, block.side, from, rows.enter)?;
         let gains = rows.split(cache.tiers(), block.sinks());
         let listed = self.choose(rec, s, block, gains, prefix)?;
-        self.keep(rec, s, cache, block, gains, listed)?;
+        let merged = listed && rows.retain < rows.enter && cache.main(l).rows.merged;
+        if merged {
+            self.merge(rec, s, block, gains, prefix)?;
+        }
+        self.keep(rec, s, cache, block, gains, (listed, merged))?;
         cache.add(l, gains);
         if rows.propagate < rows.enter && !last {
             self.propagate(rec, s, block)?;
@@ -123,7 +127,7 @@ impl Model {
         cache: &Cache,
         block: &Block,
         gains: TierRows,
-        listed: bool,
+        (listed, merged): (bool, bool),
     ) -> Result<()> {
         let (l, prefix, positions) = (block.layer, cache.rows(block.layer), &s.positions[block.side]);
         let basis = cache.basis(l);
@@ -135,10 +139,14 @@ impl Model {
         }
         for tier in cache.own(l) {
             let count = gains.of(tier.role);
+            let list = |list: usize| match merged {
+                true => Rows::Merged(s.index[list].bind(), count, s.scores.bind(), block.rows().enter),
+                false => Rows::Listed(s.index[list].bind(), count),
+            };
             let rows = match tier.role {
                 Role::Sinks => Rows::From(0),
-                Role::Tail => Rows::Listed(s.index[TAIL].bind(), count),
-                Role::Main if listed => Rows::Listed(s.index[MAIN].bind(), count),
+                Role::Tail => list(TAIL),
+                Role::Main if listed => list(MAIN),
                 Role::Main => Rows::From(gains.sinks),
             };
             kv_write(rec, &s.k, &s.v, prefix, positions.bind(), rows, &tier.rows, tier.live, count)?;
@@ -186,15 +194,16 @@ impl Model {
         }
         let mut to = 0;
         for tier in cache.layer(block.layer) {
-            kv_read(rec, &tier.rows, tier.live, &s.k, &s.v, to)?;
+            kv_read(rec, &tier.rows, tier.live, &s.k, &s.v, &s.bias, to)?;
             to += tier.live;
         }
+        let bias = (prefix > 0 && cache.main(block.layer).rows.merged).then_some((&s.bias, prefix));
         for (first, count) in chunks(0, enter) {
             let q = s.q.view(first * heads.q_width(), count * heads.q_width());
             let out = s.attended.view(first * heads.q_width(), count * heads.q_width());
             let lse = s.lse.view(first * heads.query, count * heads.query);
             let scale = self.attention_scale();
-            attention_prefill(rec, &q, &s.k, &s.v, heads, scale, prefix + first, count, &out, &lse)?;
+            attention_prefill(rec, &q, &s.k, &s.v, heads, bias, scale, prefix + first, count, &out, &lse)?;
         }
         Ok(())
     }
