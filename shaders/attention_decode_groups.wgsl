@@ -1,6 +1,7 @@
 // attention_decode_groups: one query token against the live rows, for real GPUs.
 // q [H][hd] · k_words, v_words, steps: packed rows · book: region 0 of each set is its slots
 // partials [H][parts][hd + 2], see attention_merge · logits [H][capacity] with STORE_LOGITS
+// With BIASED, region 3 is added to a row's scaled score.
 // grid (S, H): one workgroup per (split, head); it takes every S-th tile of LANES rows. Neighbouring lanes read
 // neighbouring eights of a row; a lane keeps one eight of the output for every PARTS-th row of the tile.
 
@@ -54,7 +55,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var first = split * LANES; first < params.count; first += params.splits * LANES) {
         let rows = min(LANES, params.count - first);
         let own = first + min(lane, rows - 1u);
-        let own_at = min(book[table + own], params.capacity - 1u) * params.kv_heads + kv_head;
+        let slot = min(book[table + own], params.capacity - 1u);
+        let own_at = slot * params.kv_heads + kv_head;
         let own_steps = row_steps(own_at);
         at[lane] = own_at;
         workgroupBarrier();
@@ -70,6 +72,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             score = 0.0;
             for (var e = 0u; e < EIGHTS; e++) { score += shares[lane * EIGHTS + e]; }
             score *= own_steps.x * params.scale;
+#ifdef BIASED
+            score += bitcast<f32>(book[table + 3u * params.capacity + slot]);
+#endif
 #ifdef STORE_LOGITS
             logits[head * params.capacity + first + lane] = score;
 #endif

@@ -1,6 +1,7 @@
 // attention_decode_lanes: one query token against the live rows, for software adapters.
 // q [H][hd] · k_words, v_words, steps: packed rows · book: region 0 of each set is its slots
 // partials [H][parts][hd + 2], see attention_merge · logits [H][capacity] with STORE_LOGITS
+// With BIASED, region 3 is added to a row's scaled score.
 // grid (S / LANES, H / TILE): one lane per (split, TILE query heads of one KV head), so that a row is unpacked
 // once for all of them. Split s takes rows s, s + S, ... four at a time, one softmax update for the four.
 
@@ -53,8 +54,15 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         let rows = vec4(first) + vec4(0u, 1u, 2u, 3u) * params.splits;
         let live = rows < vec4(params.count);
         let entry = vec4(table) + min(rows, vec4(params.count - 1u));
-        let slots = vec4(book[entry.x], book[entry.y], book[entry.z], book[entry.w]);
-        let at = min(slots, vec4(params.capacity - 1u)) * params.kv_heads + kv_head;
+        let listed = vec4(book[entry.x], book[entry.y], book[entry.z], book[entry.w]);
+        let slots = min(listed, vec4(params.capacity - 1u));
+        let at = slots * params.kv_heads + kv_head;
+#ifdef BIASED
+        let by_slot = slots + table + 3u * params.capacity;
+        let bias = bitcast<vec4<f32>>(vec4(book[by_slot.x], book[by_slot.y], book[by_slot.z], book[by_slot.w]));
+#else
+        let bias = vec4(0.0);
+#endif
         let steps = transpose(mat4x2(row_steps(at.x), row_steps(at.y), row_steps(at.z), row_steps(at.w)));
 
         // Zeros, and said so: Chromium leaves a variable of a loop as its last turn left it.
@@ -75,7 +83,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         var weight: array<vec4<f32>, TILE>;
         var fade: array<f32, TILE>;
         for (var h = 0u; h < TILE; h++) {
-            let scaled = select(vec4(EMPTY), (score[h] - q_middle[h]) * steps[0] * params.scale, live);
+            let scaled = select(vec4(EMPTY), (score[h] - q_middle[h]) * steps[0] * params.scale + bias, live);
 #ifdef STORE_LOGITS
             let to = (head + h) * params.capacity;
             for (var i = 0u; i < 4u; i++) {

@@ -1,10 +1,11 @@
 // attention_prefill: causal attention of a block of queries over dense keys and values.
 // q [count, H * hd] · k, v [prefix + count, G * hd] · out [count, H * hd] · lse [count, H]
+// bias [biased, G] with BIASED, added to the scaled scores of the first rows
 // grid (count / (LANES * TILE), H): one lane per TILE queries. The lanes of a workgroup walk the keys together and
 // read each at one address; eight keys serve all the lane's queries and one update of their softmax.
 // With SUBGROUPS, which have eight lanes or more, each lane loads one key's quad and hands it round.
 
-struct Params { count: u32, prefix: u32, heads: u32, group: u32, scale: f32 }
+struct Params { count: u32, prefix: u32, heads: u32, group: u32, scale: f32, biased: u32 }
 
 const QUADS: u32 = #{HEAD_DIM}u / 4u;
 const LANES: u32 = #{LANES}u;
@@ -17,6 +18,9 @@ const EMPTY: f32 = -3.4e38;
 @group(0) @binding(3) var<storage, read> v: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read_write> out: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read_write> lse: array<f32>;
+#ifdef BIASED
+@group(0) @binding(6) var<storage, read> bias: array<f32>;
+#endif
 
 #ifdef SUBGROUPS
 fn spread(own: vec4<f32>) -> array<vec4<f32>, 8> {
@@ -77,6 +81,14 @@ fn main(
                 for (var r = 0u; r < 8u; r++) { score[t][r] += dot(query[t][i], keys[r]); }
             }
         }
+#ifdef BIASED
+        for (var r = 0u; r < 8u; r++) {
+            if first + r < params.biased {
+                let more = bias[(first + r) * (params.heads / params.group) + head / params.group];
+                for (var t = 0u; t < TILE; t++) { score[t][r] += more; }
+            }
+        }
+#endif
         // Row 0 is in the first eight and every query sees it: from then on `top` is a real score.
         var fade: array<f32, TILE>;
         for (var t = 0u; t < TILE; t++) {

@@ -1,6 +1,6 @@
 // kv_read: unpacks the live rows of a layer's keys (or, in a second dispatch with VALUES, values) in table order.
 // words, steps: the layer's rows · centre [G * hd], added to keys with CENTRED · book: its tables, see kv_row.rs
-// out [.., G * hd], from row `to` on · grid: one team per (row, KV head).
+// out [.., G * hd], from row `to` on · bias [.., G] with BIASED, likewise, from region 3 of the tables · grid: one team per (row, KV head).
 
 #import kv_row
 
@@ -14,6 +14,9 @@ const BITS: u32 = #{BITS}u;
 @group(0) @binding(3) var<storage, read> centre: array<f32>;
 @group(0) @binding(4) var<storage, read> book: array<u32>;
 @group(0) @binding(5) var<storage, read_write> out: array<f32>;
+#ifdef BIASED
+@group(0) @binding(6) var<storage, read_write> bias: array<f32>;
+#endif
 
 fn eight_values(at: u32, eight: u32) -> mat2x4<f32> {
     let start = at * words_per_row(BITS);
@@ -35,7 +38,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if r >= params.count { return; }
 
     let table = select(0u, head, params.sets > 1u) * 4u * params.capacity;
-    let at = min(book[table + r], params.capacity - 1u) * params.kv_heads + head;
+    let slot = min(book[table + r], params.capacity - 1u);
+    let at = slot * params.kv_heads + head;
+#ifdef BIASED
+    if member == 0u {
+        bias[(params.to + r) * params.kv_heads + head] = bitcast<f32>(book[table + 3u * params.capacity + slot]);
+    }
+#endif
     var step = 1.0;
 #ifdef QUANTISED
     let both = unpack2x16float(steps[at]);

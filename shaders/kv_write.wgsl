@@ -1,5 +1,6 @@
 // kv_write: packs chosen keys (or, in a second dispatch with VALUES, values) into the slots of a layer's cache.
 // source [.., G * hd] · positions [..] by source row · index [sets][stride], else row r is its own source
+// bias [sets][bias_stride] by source row, with BIASED
 // words, steps: the layer's rows · centre [G * hd], taken from keys with CENTRED · book: its tables, see kv_row.rs
 // grid: one team per (row, KV head). Both dispatches write the same book entries; the keys' comes first, and the
 // values' adds its half of a row's steps to what that one left.
@@ -15,6 +16,7 @@ struct Params {
     capacity: u32,
     sets: u32,
     stride: u32,
+    bias_stride: u32,
 }
 
 const BITS: u32 = #{BITS}u;
@@ -33,6 +35,9 @@ fn source_row(book_set: u32, r: u32) -> u32 { return index[book_set * params.str
 #else
 fn source_row(book_set: u32, r: u32) -> u32 { return params.skip + r; }
 #endif
+#ifdef BIASED
+@group(0) @binding(8) var<storage, read> bias: array<f32>;
+#endif
 
 @compute @workgroup_size(#{LANES})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -48,7 +53,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if member == 0u && (params.sets > 1u || head == 0u) {
         book[table + params.capacity + slot] = positions[from_row];
         book[table + 2u * params.capacity + slot] = 0u;
+#ifdef BIASED
+        book[table + 3u * params.capacity + slot] = bitcast<u32>(bias[book_set * params.bias_stride + from_row]);
+#else
         book[table + 3u * params.capacity + slot] = 0u;
+#endif
     }
 
     let last = arrayLength(&source) / (params.kv_heads * HEAD_DIM) - 1u;

@@ -31,7 +31,7 @@ const POLICIES: [fn(Budget) -> Arc<dyn Policy>; 8] = [
 ];
 
 fn options(policy: Arc<dyn Policy>, format: Format, context: usize) -> SessionOptions {
-    SessionOptions { kv: KvOptions { policy, format, tail: None }, context: Some(context) }
+    SessionOptions { kv: KvOptions { policy, format, ..KvOptions::full() }, context: Some(context) }
 }
 
 fn unstopped(max_tokens: usize) -> GenerateOptions {

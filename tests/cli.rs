@@ -125,7 +125,7 @@ fn run_reports_everything_as_json() {
     for field in ["prompt_tokens", "kv_bytes", "peak_bytes"] {
         assert!(report[field].as_u64() > Some(0), "{field} of {report}");
     }
-    let share = |report: &Value| {
+    let share = |report: &serde_json::Value| {
         report["kv_bytes"].as_f64().unwrap_or(0.0) / report["kv_bytes_full_f16"].as_f64().unwrap_or(0.0)
     };
     assert!(share(&report) < 0.35, "the default takes a part of a full f16 cache: {report}");

@@ -62,7 +62,8 @@ fn native_answers() {
     let answers: Vec<Value> = cases
         .into_iter()
         .map(|(policy, k, v, options)| {
-            answer(&testbed::model(), KvOptions { policy, format: Format { k, v }, tail: None }, &options)
+            let kv = KvOptions { policy, format: Format { k, v }, ..KvOptions::full() };
+            answer(&testbed::model(), kv, &options)
         })
         .collect();
     let ids = |file: ModelFile| {

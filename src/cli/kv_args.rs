@@ -38,6 +38,9 @@ pub struct KvArgs {
     /// Keep the rows that the policy would drop, in so many bits
     #[arg(long, value_name = "BITS", value_parser = bits, allow_negative_numbers = true)]
     demote: Option<KvBits>,
+    /// Merge the rows that the policy drops into those that it keeps
+    #[arg(long)]
+    merge: bool,
     /// Run the last third of the layers on three fifths of a prompt's rows: faster, but loses needles (auto)
     #[arg(long)]
     prefill_saver: bool,
@@ -58,6 +61,7 @@ impl KvArgs {
             k_bits: bits(self.k_bits),
             v_bits: bits(self.v_bits),
             demote: self.demote.map(KvBits::bits),
+            merge: self.merge,
             prefill_saver: self.prefill_saver,
         };
         choice.options()
@@ -119,6 +123,7 @@ mod tests {
             ("", "auto"),
             ("--kv-bits 8", "full"),
             ("--kv h2o --demote 3", "h2o"),
+            ("--kv joint --merge", "joint"),
             ("--prefill-saver", "auto"),
             ("--preset 13b", "pyramid"),
             ("--kv pyramid", "pyramid"),

@@ -28,7 +28,7 @@ struct Params {
     scale: f32,
 }
 
-fn key(base: ShaderKey, head_dim: usize, format: Format, store_logits: bool) -> ShaderKey {
+fn key(base: ShaderKey, head_dim: usize, format: Format, store_logits: bool, merged: bool) -> ShaderKey {
     let k_flag = ["K16", "K8", "K4", "K3", "K2"][format.k as usize];
     let v_flag = ["V16", "V8", "V4", "V3", "V2"][format.v as usize];
     base.with("HEAD_DIM", head_dim as u32)
@@ -38,14 +38,17 @@ fn key(base: ShaderKey, head_dim: usize, format: Format, store_logits: bool) -> 
         .flag(v_flag, true)
         .flag("STEPS", format.quantised())
         .flag("STORE_LOGITS", store_logits)
+        .flag("BIASED", merged)
 }
 
-/// The variants of one family: every pair of widths on SmolLM2's heads, one of them with logits.
+/// The variants of one family: every pair of widths on SmolLM2's heads, one with logits, one of merged rows.
 pub(super) fn variants_of(base: fn(Heads) -> ShaderKey) -> Vec<ShaderKey> {
     let heads = Heads { query: 9, kv: 3, dim: 64 };
-    let of = |k, v, logits| key(base(heads), heads.dim, Format { k, v }, logits);
-    let pairs = KvBits::ALL.into_iter().flat_map(|k| KvBits::ALL.map(|v| of(k, v, false)));
-    pairs.chain([of(KvBits::Eight, KvBits::Four, true)]).collect()
+    let of = |k, v, logits, merged| key(base(heads), heads.dim, Format { k, v }, logits, merged);
+    let pairs = KvBits::ALL.into_iter().flat_map(|k| KvBits::ALL.map(|v| of(k, v, false, false)));
+    pairs
+        .chain([of(KvBits::Eight, KvBits::Four, true, false), of(KvBits::Four, KvBits::Four, false, true)])
+        .collect()
 }
 
 /// Values of the tensor that carries the parts: `[H][parts][hd + 2]`.
@@ -68,7 +71,7 @@ pub struct Parts {
 ///
 /// `q` (`[H * hd]`) is transformed as the keys are. `partial` holds [`partial_len`] values for all parts;
 /// transformed values leave it transformed. With `store_logits`, `logits` (`[H][capacity]`) receives the scaled
-/// score of every live row at its table entry.
+/// score of every live row at its table entry. Scores of merged rows have their biases added.
 #[expect(clippy::too_many_arguments, reason = "a query, rows, and two outputs with where they begin")]
 pub fn attention_decode(
     rec: &mut Recorder,
@@ -87,7 +90,7 @@ pub fn attention_decode(
         Family::Lanes => (lanes::key(heads), lanes::grid(heads, splits)),
         Family::Groups => (groups::key(heads), groups::grid(heads, splits)),
     };
-    let kernel = rec.gpu().kernel(&key(base, heads.dim, rows.format, store_logits))?;
+    let kernel = rec.gpu().kernel(&key(base, heads.dim, rows.format, store_logits, rows.merged))?;
     let params = Params {
         count: count as u32,
         capacity: rows.capacity as u32,
@@ -117,10 +120,11 @@ async fn check(
     format: Format,
     (capacity, count): (usize, usize),
     sets: usize,
-    store_logits: bool,
+    (store_logits, merged): (bool, bool),
 ) -> Result<Vec<Check>> {
     let mut noise = Noise::new(29);
-    let sample = Sample::new(gpu, &mut noise, heads, format, (capacity, count), sets)?;
+    let mut sample = Sample::new(gpu, &mut noise, heads, format, (capacity, count), sets)?;
+    let bias = if merged { sample.merge(gpu, &mut noise) } else { Vec::new() };
     let (k_rotated, v_rotated) = (sample.rows.basis.k_rotated, sample.rows.basis.v_rotated);
     let q: Vec<f32> = noise.values(heads.q_width()).iter().map(|x| 4.0 * x).collect();
     let mut stored = q.clone();
@@ -147,9 +151,11 @@ async fn check(
         own.extend_from_slice(rest);
     }
     // One query that sees everything is the last row of a block that follows `count - 1` others.
-    let mut want = attention_prefill::twin(&q, &sample.k, &sample.v, heads, scale, count - 1);
-    let merged = attention_merge::twin(&own, heads, splits, v_rotated);
-    let label = format!("attention_decode {count} of {capacity}, {format:?}, {heads:?}, {sets} sets");
+    let mut want = attention_prefill::twin(&q, &sample.k, &sample.v, &bias, heads, scale, count - 1);
+    let joined = attention_merge::twin(&own, heads, splits, v_rotated);
+    let label = format!(
+        "attention_decode {count} of {capacity}, {format:?}, {heads:?}, {sets} sets, merged {merged}"
+    );
     // What is subtracted from every key shifts all scores of a head alike.
     let centre = got_centre(gpu, rows).await?;
     for head in 0..if k_rotated { heads.query } else { 0 } {
@@ -165,8 +171,8 @@ async fn check(
         }
     }
     Ok(vec![
-        Check::compare(label.clone() + ", out", &merged.0, &want.out, 1e-4),
-        Check::compare(label.clone() + ", lse", &merged.1, &want.lse, 1e-4),
+        Check::compare(label.clone() + ", out", &joined.0, &want.out, 1e-4),
+        Check::compare(label.clone() + ", lse", &joined.1, &want.lse, 1e-4),
         Check::compare(label.clone() + ", logits", &got_logits.await?, &want_logits, 1e-4),
         Check::compare(label + ", other parts", &other, &vec![f32::NAN; other.len()], 0.0),
     ])
@@ -187,10 +193,12 @@ pub(super) async fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
     let smollm2 = Heads { query: 9, kv: 3, dim: 64 };
     let of = |k, v| Format { k, v };
     let (eight, four, three) = (KvBits::Eight, KvBits::Four, KvBits::Three);
-    let mut out = check(gpu, smollm2, of(eight, four), (300, 211), 1, true).await?;
-    out.extend(check(gpu, smollm2, of(four, eight), (40, 5), 3, false).await?);
-    out.extend(check(gpu, smollm2, of(three, KvBits::Two), (90, 77), 3, false).await?);
-    out.extend(check(gpu, Heads { query: 4, kv: 4, dim: 80 }, Format::F16, (70, 61), 1, false).await?);
+    let mut out = check(gpu, smollm2, of(eight, four), (300, 211), 1, (true, true)).await?;
+    out.extend(check(gpu, smollm2, of(four, eight), (40, 5), 3, (false, true)).await?);
+    out.extend(check(gpu, smollm2, of(three, KvBits::Two), (90, 77), 3, (false, false)).await?);
+    out.extend(
+        check(gpu, Heads { query: 4, kv: 4, dim: 80 }, Format::F16, (70, 61), 1, (false, false)).await?,
+    );
     Ok(out)
 }
 
@@ -200,9 +208,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn agrees(heads: Heads, format: Format, rows: (usize, usize), sets: usize, logits: bool) {
+    fn agrees(heads: Heads, format: Format, rows: (usize, usize), sets: usize, flags: (bool, bool)) {
         for gpu in families() {
-            assert_passed(pollster::block_on(check(&gpu, heads, format, rows, sets, logits)));
+            assert_passed(pollster::block_on(check(&gpu, heads, format, rows, sets, flags)));
         }
     }
 
@@ -216,17 +224,17 @@ mod tests {
             format in formats(),
             rows in (1usize..500).prop_flat_map(|c| (Just(c), 1..=c)),
             per_head in any::<bool>(),
-            logits in any::<bool>(),
+            flags in any::<(bool, bool)>(),
         ) {
-            agrees(Heads { query: kv * group, kv, dim }, format, rows, if per_head { kv } else { 1 }, logits);
+            agrees(Heads { query: kv * group, kv, dim }, format, rows, if per_head { kv } else { 1 }, flags);
         }
     }
 
     #[test]
     fn wide_odd_and_nearly_empty() {
         let four = Format::both(KvBits::Four);
-        agrees(Heads { query: 2, kv: 1, dim: 256 }, four, (90, 70), 1, true);
-        agrees(Heads { query: 3, kv: 3, dim: 80 }, Format::F16, (300, 299), 3, true);
-        agrees(Heads { query: 3, kv: 1, dim: 64 }, Format::F16, (1, 1), 1, true);
+        agrees(Heads { query: 2, kv: 1, dim: 256 }, four, (90, 70), 1, (true, false));
+        agrees(Heads { query: 3, kv: 3, dim: 80 }, Format::F16, (300, 299), 3, (true, true));
+        agrees(Heads { query: 3, kv: 1, dim: 64 }, Format::F16, (1, 1), 1, (true, true));
     }
 }

@@ -20,6 +20,7 @@ struct Params {
     heads: u32,
     group: u32,
     scale: f32,
+    biased: u32,
 }
 
 /// Lanes of a workgroup, and queries of a lane. A software adapter pays for each lane of a load, so there a lane takes
@@ -31,25 +32,30 @@ fn shape(family: Family, head_dim: usize) -> (usize, usize) {
     }
 }
 
-fn key(family: Family, subgroups: bool, head_dim: usize) -> ShaderKey {
+fn key(family: Family, subgroups: bool, head_dim: usize, biased: bool) -> ShaderKey {
     let (lanes, tile) = shape(family, head_dim);
     ShaderKey::new(SHADER)
         .with("HEAD_DIM", head_dim as u32)
         .with("LANES", lanes as u32)
         .with("TILE", tile as u32)
         .flag("SUBGROUPS", subgroups && family == Family::Lanes)
+        .flag("BIASED", biased)
 }
 
-/// Both families, the one for software adapters also with subgroups, on heads of 64 and 80.
+/// Both families, the one for software adapters also with subgroups, on heads of 64 and 80, and with biases.
 pub fn variants() -> Vec<ShaderKey> {
     let tunings = [(Family::Lanes, false), (Family::Lanes, true), (Family::Groups, false)];
-    tunings.into_iter().flat_map(|(f, subgroups)| [key(f, subgroups, 64), key(f, subgroups, 80)]).collect()
+    let of = |(f, subgroups)| {
+        [key(f, subgroups, 64, false), key(f, subgroups, 80, false), key(f, subgroups, 64, true)]
+    };
+    tunings.into_iter().flat_map(of).collect()
 }
 
 /// Records attention of `count` queries: query `t` sees rows `0..=prefix + t` of `k` and `v`.
 ///
 /// `q` and `out` are `[count, H * hd]`, `k` and `v` `[>= prefix + count, G * hd]`; `lse` (`[count, H]`) receives the
-/// log-sum-exp of the scores, which are dot products times `scale`.
+/// log-sum-exp of the scores, which are dot products times `scale`, plus `bias` (`[.., G]`) for as many of the
+/// first rows as stands beside it.
 #[allow(clippy::too_many_arguments)]
 pub fn attention_prefill(
     rec: &mut Recorder,
@@ -57,6 +63,7 @@ pub fn attention_prefill(
     k: &Tensor<f32>,
     v: &Tensor<f32>,
     heads: Heads,
+    bias: Option<(&Tensor<f32>, usize)>,
     scale: f32,
     prefix: usize,
     count: usize,
@@ -64,15 +71,17 @@ pub fn attention_prefill(
     lse: &Tensor<f32>,
 ) -> Result<()> {
     let Tuning { family, subgroups, .. } = rec.gpu().tuning();
-    let kernel = rec.gpu().kernel(&key(family, subgroups, heads.dim))?;
+    let kernel = rec.gpu().kernel(&key(family, subgroups, heads.dim, bias.is_some()))?;
     let params = Params {
         count: count as u32,
         prefix: prefix as u32,
         heads: heads.query as u32,
         group: heads.group() as u32,
         scale,
+        biased: bias.map_or(0, |(_, rows)| rows) as u32,
     };
-    let bindings = [q.bind(), k.bind(), v.bind(), out.bind(), lse.bind()];
+    let mut bindings = vec![q.bind(), k.bind(), v.bind(), out.bind(), lse.bind()];
+    bindings.extend(bias.map(|(bias, _)| bias.bind()));
     let (lanes, tile) = shape(family, heads.dim);
     let grid = [count.div_ceil(lanes * tile) as u32, heads.query as u32, 1];
     rec.dispatch(&kernel, &params, &bindings, grid)
@@ -89,15 +98,24 @@ pub struct Attention {
     pub scores: Vec<Vec<f32>>,
 }
 
-/// The CPU twin: query `t` sees rows `0..=prefix + t`.
-pub fn twin(q: &[f32], k: &[f32], v: &[f32], heads: Heads, scale: f32, prefix: usize) -> Attention {
+/// The CPU twin: query `t` sees rows `0..=prefix + t`, of which the first ones may have biases.
+pub fn twin(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    bias: &[f32],
+    heads: Heads,
+    scale: f32,
+    prefix: usize,
+) -> Attention {
     let mut result = Attention::default();
     for (i, query) in q.chunks_exact(heads.dim).enumerate() {
         let (token, head) = (i / heads.query, i % heads.query);
         let row = |r: usize| (r * heads.kv + head / heads.group()) * heads.dim;
         let score = |r: usize| {
             let products = query.iter().zip(&k[row(r)..]).map(|(a, b)| f64::from(*a) * f64::from(*b));
-            products.sum::<f64>() * f64::from(scale)
+            let bias = bias.get(r * heads.kv + head / heads.group()).copied().unwrap_or(0.0);
+            products.sum::<f64>() * f64::from(scale) + f64::from(bias)
         };
         let scores: Vec<f64> = (0..=prefix + token).map(score).collect();
         let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -116,22 +134,25 @@ pub fn twin(q: &[f32], k: &[f32], v: &[f32], heads: Heads, scale: f32, prefix: u
     result
 }
 
-async fn check(gpu: &Gpu, heads: Heads, prefix: usize, count: usize) -> Result<Vec<Check>> {
+async fn check(gpu: &Gpu, heads: Heads, prefix: usize, count: usize, biased: usize) -> Result<Vec<Check>> {
     let mut noise = Noise::new(23);
     // Large enough queries make scores that differ by more than a few units.
     let q: Vec<f32> = noise.values(count * heads.q_width()).iter().map(|x| 4.0 * x).collect();
     let k = noise.values((prefix + count) * heads.kv_width());
     let v = noise.values((prefix + count) * heads.kv_width());
+    let bias = noise.values(biased * heads.kv);
     let scale = 0.3;
     let upload = |values: &[f32]| gpu.tensor_with(Class::Scratch, "operand", values);
     let (out, lse) = (poisoned(gpu, q.len()), poisoned(gpu, count * heads.query));
     let mut rec = Recorder::new(gpu);
     let (dq, dk, dv) = (upload(&q), upload(&k), upload(&v));
-    attention_prefill(&mut rec, &dq, &dk, &dv, heads, scale, prefix, count, &out, &lse)?;
+    let device_bias = upload(&bias);
+    let biases = (biased > 0).then_some((&device_bias, biased));
+    attention_prefill(&mut rec, &dq, &dk, &dv, heads, biases, scale, prefix, count, &out, &lse)?;
     let (got_out, got_lse) = (rec.read(&out, 0, out.len()), rec.read(&lse, 0, lse.len()));
     rec.submit();
-    let want = twin(&q, &k, &v, heads, scale, prefix);
-    let label = format!("attention_prefill {count} after {prefix}, {heads:?}");
+    let want = twin(&q, &k, &v, &bias, heads, scale, prefix);
+    let label = format!("attention_prefill {count} after {prefix}, {heads:?}, biased {biased}");
     Ok(vec![
         Check::compare(label.clone() + ", out", &got_out.await?, &want.out, 1e-5),
         Check::compare(label + ", lse", &got_lse.await?, &want.lse, 1e-5),
@@ -139,8 +160,8 @@ async fn check(gpu: &Gpu, heads: Heads, prefix: usize, count: usize) -> Result<V
 }
 
 pub(super) async fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
-    let mut out = check(gpu, Heads { query: 9, kv: 3, dim: 64 }, 13, 37).await?;
-    out.extend(check(gpu, Heads { query: 2, kv: 1, dim: 80 }, 0, 3).await?);
+    let mut out = check(gpu, Heads { query: 9, kv: 3, dim: 64 }, 13, 37, 11).await?;
+    out.extend(check(gpu, Heads { query: 2, kv: 1, dim: 80 }, 0, 3, 0).await?);
     Ok(out)
 }
 
@@ -159,10 +180,11 @@ mod tests {
             dim in prop::sample::select(vec![64usize, 80, 96, 128, 256]),
             prefix in 0usize..40,
             count in 1usize..90,
+            biased in 0usize..40,
         ) {
             for gpu in families() {
                 let heads = Heads { query: kv * group, kv, dim };
-                assert_passed(pollster::block_on(check(&gpu, heads, prefix, count)));
+                assert_passed(pollster::block_on(check(&gpu, heads, prefix, count, biased.min(prefix))));
             }
         }
     }

@@ -102,6 +102,8 @@ pub async fn all(gpu: &Gpu) -> Result<Vec<Check>> {
     checks.extend(super::pool::checks(gpu).await?);
     checks.extend(super::combine::checks(gpu).await?);
     checks.extend(super::select::checks(gpu).await?);
+    checks.extend(super::nearest::checks(gpu).await?);
+    checks.extend(super::fold::checks(gpu).await?);
     checks.extend(super::accumulate::checks(gpu).await?);
     checks.extend(super::observe::checks(gpu).await?);
     checks.extend(super::seed::checks(gpu).await?);

@@ -6,6 +6,7 @@
 //!   words  [slot][KV head][words of a row]      steps [slot][KV head]   │ f16 of the value │ f16 of the key │
 //!   book   [set][region][capacity]   region 0: slot of the i-th live row, a permutation of all slots
 //!                                           1: position, by slot        2, 3: accumulators A and B, by slot
+//!                                           3, of merged rows: what is added to a row's logits, f32
 //! ```
 
 use super::kv_code::KvBits;
@@ -131,6 +132,8 @@ pub struct KvRows {
     pub sets: usize,
     /// The layer's heads.
     pub heads: Heads,
+    /// A row may stand for several: what is added to its logits takes the place of accumulator B.
+    pub merged: bool,
 }
 
 impl KvRows {
@@ -166,7 +169,8 @@ impl KvRows {
 
     /// An empty cache like this one, in a basis of the same formats.
     pub fn another(&self, gpu: &Gpu, basis: &Basis, capacity: usize) -> Self {
-        Self::allocate(gpu, self.heads, self.format, basis, capacity, self.sets)
+        let rows = Self::allocate(gpu, self.heads, self.format, basis, capacity, self.sets);
+        Self { merged: self.merged, ..rows }
     }
 
     fn allocate(
@@ -191,6 +195,7 @@ impl KvRows {
             capacity,
             sets,
             heads,
+            merged: false,
         }
     }
 

@@ -45,6 +45,7 @@ pub(super) struct Sample {
     pub k: Vec<f32>,
     /// Values in table order.
     pub v: Vec<f32>,
+    tables: Vec<u32>,
 }
 
 impl Sample {
@@ -84,7 +85,24 @@ impl Sample {
                 v.extend(value);
             }
         }
-        Ok(Self { rows, k, v })
+        Ok(Self { rows, k, v, tables })
+    }
+
+    /// Gives every slot noise to be added to its logits; returns it in table order, `[count][G]`.
+    pub fn merge(&mut self, gpu: &Gpu, noise: &mut Noise) -> Vec<f32> {
+        let KvRows { heads, capacity, sets, .. } = self.rows;
+        self.rows.merged = true;
+        let biases: Vec<Vec<f32>> = (0..sets).map(|_| noise.values(capacity)).collect();
+        for (set, biases) in biases.iter().enumerate() {
+            gpu.write(&self.rows.book, (4 * set + 3) * capacity, bytemuck::cast_slice::<f32, u32>(biases));
+        }
+        let count = self.k.len() / heads.kv_width();
+        let of =
+            |r: usize, head: usize| biases[head % sets][self.tables[head % sets * 4 * capacity + r] as usize];
+        (0..count)
+            .flat_map(|r| (0..heads.kv).map(move |head| (r, head)))
+            .map(|(r, head)| of(r, head))
+            .collect()
     }
 }
 

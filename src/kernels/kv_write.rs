@@ -21,17 +21,19 @@ struct Params {
     capacity: u32,
     sets: u32,
     stride: u32,
+    bias_stride: u32,
 }
 
-fn key(family: Family, head_dim: usize, kind: Kind, indexed: bool) -> ShaderKey {
-    kind.key(team_key(SHADER, family, head_dim)).flag("INDEXED", indexed)
+fn key(family: Family, head_dim: usize, kind: Kind, (indexed, biased): (bool, bool)) -> ShaderKey {
+    kind.key(team_key(SHADER, family, head_dim)).flag("INDEXED", indexed).flag("BIASED", biased)
 }
 
-/// Every width of this kernel in both families, with and without an index, on heads of 64.
+/// Every width of this kernel in both families, without and with an index and biases, on heads of 64.
 pub fn variants() -> Vec<ShaderKey> {
     let families = [Family::Lanes, Family::Groups];
-    let indexed = families.into_iter().flat_map(|f| [(f, false), (f, true)]);
-    indexed.flat_map(|(f, i)| Kind::all().into_iter().map(move |kind| key(f, 64, kind, i))).collect()
+    let flags = [(false, false), (true, false), (true, true)];
+    let flagged = families.into_iter().flat_map(|f| flags.map(|flags| (f, flags)));
+    flagged.flat_map(|(f, i)| Kind::all().into_iter().map(move |kind| key(f, 64, kind, i))).collect()
 }
 
 /// Which rows of a block are packed.
@@ -41,12 +43,16 @@ pub enum Rows<'a> {
     From(usize),
     /// Those that an index of `[sets][stride]` lists.
     Listed(Binding<'a>, usize),
+    /// The same, of rows that took in others, with their biases, `[sets][rows]` by source row, and how many rows
+    /// those are.
+    Merged(Binding<'a>, usize, Binding<'a>, usize),
 }
 
 /// Records the packing of `count` rows into table entries `first..first + count` of every set.
 ///
 /// Entry `first + r` of set `s` gets the `r`-th of the chosen rows. `positions` is indexed by source row; `k` and
-/// `v` (`[.., G * hd]`) by `k_first` plus source row. The slot's position is set and its accumulators are emptied.
+/// `v` (`[.., G * hd]`) by `k_first` plus source row. The slot's position is set and its accumulators are emptied, but
+/// for the bias of a merged row.
 #[expect(clippy::too_many_arguments, reason = "three sources and where each begins, and where they go")]
 pub fn kv_write(
     rec: &mut Recorder,
@@ -63,10 +69,12 @@ pub fn kv_write(
         return Ok(());
     }
     let family = rec.gpu().tuning().family;
-    let (skip, index, stride) = match chosen {
-        Rows::From(skip) => (skip, None, 0),
-        Rows::Listed(index, stride) => (0, Some(index), stride),
+    let (skip, index, stride, bias, bias_stride) = match chosen {
+        Rows::From(skip) => (skip, None, 0, None, 0),
+        Rows::Listed(index, stride) => (0, Some(index), stride, None, 0),
+        Rows::Merged(index, stride, bias, rows) => (0, Some(index), stride, Some(bias), rows),
     };
+    let flags = (index.is_some(), bias.is_some());
     let params = Params {
         count: count as u32,
         first: first as u32,
@@ -76,15 +84,16 @@ pub fn kv_write(
         capacity: rows.capacity as u32,
         sets: rows.sets as u32,
         stride: stride as u32,
+        bias_stride: bias_stride as u32,
     };
     let grid = [team_groups(family, count), rows.heads.kv as u32, 1];
     let [keys, values] = Kind::both(rows.format, &rows.basis);
     for (kind, words, source) in [(keys, &rows.k_words, k), (values, &rows.v_words, v)] {
-        let kernel = rec.gpu().kernel(&key(family, rows.heads.dim, kind, index.is_some()))?;
+        let kernel = rec.gpu().kernel(&key(family, rows.heads.dim, kind, flags))?;
         let centre = rows.basis.centre.bind();
         let steps = rows.steps.bind();
         let mut bindings = vec![source.bind(), positions, words.bind(), steps, centre, rows.book.bind()];
-        bindings.extend(index);
+        bindings.extend(index.into_iter().chain(bias));
         rec.dispatch(&kernel, &params, &bindings, grid)?;
     }
     Ok(())
@@ -98,10 +107,11 @@ struct Shape {
     first: usize,
     count: usize,
     indexed: bool,
+    merged: bool,
 }
 
 async fn check(gpu: &Gpu, shape: Shape) -> Result<Vec<Check>> {
-    let Shape { heads, format, capacity, sets, first, count, indexed } = shape;
+    let Shape { heads, format, capacity, sets, first, count, indexed, merged } = shape;
     let mut noise = Noise::new(13);
     let (rows, centre, tables) = shuffled(gpu, &mut noise, heads, format, capacity, sets)?;
 
@@ -116,7 +126,13 @@ async fn check(gpu: &Gpu, shape: Shape) -> Result<Vec<Check>> {
     let device_index = gpu.tensor_with(Class::Scratch, "index", &index);
 
     let mut rec = Recorder::new(gpu);
-    let chosen = if indexed { Rows::Listed(device_index.bind(), stride) } else { Rows::From(skip) };
+    let biases = noise.values(sets * sources);
+    let device_biases = upload(&biases);
+    let chosen = match (indexed, merged) {
+        (false, _) => Rows::From(skip),
+        (true, false) => Rows::Listed(device_index.bind(), stride),
+        (true, true) => Rows::Merged(device_index.bind(), stride, device_biases.bind(), sources),
+    };
     kv_write(&mut rec, &device_k, &device_v, k_first, device_positions.bind(), chosen, &rows, first, count)?;
     let stored = Stored::read(&mut rec, &rows).await?;
 
@@ -131,7 +147,8 @@ async fn check(gpu: &Gpu, shape: Shape) -> Result<Vec<Check>> {
             let source = if indexed { index[book_set * stride + r] as usize } else { skip + r };
             book[table + capacity + slot] = positions[source];
             book[table + 2 * capacity + slot] = 0;
-            book[table + 3 * capacity + slot] = 0;
+            let bias = if indexed && merged { biases[book_set * sources + source] } else { 0.0 };
+            book[table + 3 * capacity + slot] = bias.to_bits();
             let from = (k_first + source) * width + head * heads.dim;
             for (values, rows) in [(false, &k), (true, &v)] {
                 let label = format!("{label}, row {r}.{head}, values {values}");
@@ -152,7 +169,7 @@ fn worst(checks: Vec<Check>) -> Option<Check> {
 
 pub(super) async fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
     let smollm2 = Heads { query: 9, kv: 3, dim: 64 };
-    let shape = |heads, format, sets, indexed| Shape {
+    let shape = |heads, format, sets, (indexed, merged)| Shape {
         heads,
         format,
         capacity: 40,
@@ -160,12 +177,13 @@ pub(super) async fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
         first: 4,
         count: 21,
         indexed,
+        merged,
     };
     let mut out = Vec::new();
     let mixed = Format { k: KvBits::Sixteen, v: KvBits::Three };
-    out.extend(worst(check(gpu, shape(smollm2, mixed, 3, true)).await?));
+    out.extend(worst(check(gpu, shape(smollm2, mixed, 3, (true, true))).await?));
     let mixed = Format { k: KvBits::Four, v: KvBits::Eight };
-    out.extend(worst(check(gpu, shape(Heads { query: 2, kv: 2, dim: 96 }, mixed, 1, false)).await?));
+    out.extend(worst(check(gpu, shape(Heads { query: 2, kv: 2, dim: 96 }, mixed, 1, (false, false))).await?));
     Ok(out)
 }
 
@@ -185,12 +203,13 @@ mod tests {
             (capacity, first) in (20usize..70).prop_flat_map(|c| (Just(c), 0..c - 1)),
             per_head in any::<bool>(),
             indexed in any::<bool>(),
+            merged in any::<bool>(),
         ) {
             let sets = if per_head { kv } else { 1 };
             let heads = Heads { query: kv, kv, dim };
             for gpu in families() {
                 let count = capacity - first;
-                let shape = Shape { heads, format, capacity, sets, first, count, indexed };
+                let shape = Shape { heads, format, capacity, sets, first, count, indexed, merged };
                 assert_passed(pollster::block_on(check(&gpu, shape)));
             }
         }

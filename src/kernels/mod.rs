@@ -18,6 +18,7 @@ pub mod embed;
 pub mod expected_logits;
 pub mod expected_score;
 pub mod fill;
+pub mod fold;
 pub mod gather;
 mod grid;
 pub mod kv_code;
@@ -34,6 +35,7 @@ pub mod matvec;
 mod matvec_groups;
 mod matvec_lanes;
 pub mod moments;
+pub mod nearest;
 pub mod nll;
 pub mod observe;
 pub mod pool;
@@ -52,7 +54,7 @@ use crate::gpu::ShaderKey;
 
 /// One variant at least of every way in which a shader can be assembled, for validation without a device.
 pub fn variants() -> Vec<ShaderKey> {
-    let kernels: [fn() -> Vec<ShaderKey>; 31] = [
+    let kernels: [fn() -> Vec<ShaderKey>; 33] = [
         accumulate::variants,
         attention_decode_groups::variants,
         attention_decode_lanes::variants,
@@ -65,6 +67,7 @@ pub fn variants() -> Vec<ShaderKey> {
         expected_logits::variants,
         expected_score::variants,
         fill::variants,
+        fold::variants,
         gather::variants,
         kv_copy::variants,
         kv_read::variants,
@@ -72,6 +75,7 @@ pub fn variants() -> Vec<ShaderKey> {
         matmul::variants,
         matvec::variants,
         moments::variants,
+        nearest::variants,
         nll::variants,
         observe::variants,
         pool::variants,

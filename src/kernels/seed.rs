@@ -48,7 +48,7 @@ pub fn seed(
 ) -> Result<()> {
     let (skip, index, stride) = match chosen {
         Rows::From(skip) => (skip, None, 0),
-        Rows::Listed(index, stride) => (0, Some(index), stride),
+        Rows::Listed(index, stride) | Rows::Merged(index, stride, ..) => (0, Some(index), stride),
     };
     let kernel = rec.gpu().kernel(&key(index.is_some()))?;
     let [count, first, capacity, columns, skip, stride, end] =

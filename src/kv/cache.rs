@@ -84,7 +84,10 @@ impl Cache {
         let layer = |_| {
             let basis = Basis::new(gpu, heads, &formats);
             let tier = |role| {
-                let pool = |format| KvRows::new(gpu, heads, format, &basis, least(role), sets);
+                let pool = |format| {
+                    let rows = KvRows::new(gpu, heads, format, &basis, least(role), sets)?;
+                    Ok(KvRows { merged: options.merge, ..rows })
+                };
                 tiers.format(role).map(|format| Ok(Tier { role, rows: pool(format)?, live: 0 }))
             };
             let tiers = Role::ALL.into_iter().filter_map(tier).collect::<Result<_>>()?;

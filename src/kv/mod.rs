@@ -37,12 +37,14 @@ pub struct KvOptions {
     pub format: Format,
     /// How rows are stored that the policy ranks below the others and yet keeps.
     pub tail: Option<Format>,
+    /// Rows that the policy drops from a prompt are merged into rows that it keeps.
+    pub merge: bool,
 }
 
 impl KvOptions {
     /// A policy whose rows are all stored alike.
     pub fn new(policy: impl Policy + 'static, format: Format) -> Self {
-        Self { policy: Arc::new(policy), format, tail: None }
+        Self { policy: Arc::new(policy), format, tail: None, merge: false }
     }
 }
 

@@ -135,11 +135,15 @@ impl Model {
             let group = block.group();
             let gains = rows.split(cache.tiers(), block.sinks());
             let listed = self.choose(rec, s, block, gains, prefix)?;
+            let merged = listed && rows.retain < rows.enter && cache.main(group).rows.merged;
+            if merged {
+                self.merge(rec, s, block, gains, prefix)?;
+            }
             let room = block.bounds.as_ref().and_then(|b| b.make_room(group, cache.live(group), gains));
             if let Some(step) = room {
                 dropped = self.thin_layer(rec, d, cache, group, step)?;
             }
-            self.keep(rec, s, cache, block, gains, listed, prefix)?;
+            self.keep(rec, s, cache, block, gains, (listed, merged), prefix)?;
             cache.add(group, gains);
             if rows.propagate < rows.enter && !last {
                 self.propagate(rec, s, block)?;
@@ -158,7 +162,7 @@ impl Model {
         cache: &Cache,
         block: &Block,
         gains: TierRows,
-        listed: bool,
+        (listed, merged): (bool, bool),
         prefix: usize,
     ) -> Result<()> {
         let (l, positions) = (block.group(), &s.positions[block.side]);
@@ -171,10 +175,14 @@ impl Model {
         }
         for tier in cache.own(l) {
             let count = gains.of(tier.role);
+            let list = |list: usize| match merged {
+                true => Rows::Merged(s.index[list].bind(), count, s.scores.bind(), block.rows().enter),
+                false => Rows::Listed(s.index[list].bind(), count),
+            };
             let rows = match tier.role {
                 Role::Sinks => Rows::From(0),
-                Role::Tail => Rows::Listed(s.index[TAIL].bind(), count),
-                Role::Main if listed => Rows::Listed(s.index[MAIN].bind(), count),
+                Role::Tail => list(TAIL),
+                Role::Main if listed => list(MAIN),
                 Role::Main => Rows::From(gains.sinks),
             };
             kv_write(rec, &s.k, &s.v, prefix, positions.bind(), rows, &tier.rows, tier.live, count)?;
@@ -235,15 +243,16 @@ impl Model {
         // Layers that share keys and values find them where the first of them left them.
         let mut to = 0;
         for tier in cache.layer(block.group()).iter().filter(|_| makes_kv) {
-            kv_read(rec, &tier.rows, tier.live, &s.k, &s.v, to)?;
+            kv_read(rec, &tier.rows, tier.live, &s.k, &s.v, &s.bias, to)?;
             to += tier.live;
         }
+        let bias = (prefix > 0 && cache.main(block.group()).rows.merged).then_some((&s.bias, prefix));
         for (first, count) in chunks(0, enter) {
             let q = s.q.view(first * heads.q_width(), count * heads.q_width());
             let out = s.attended.view(first * heads.q_width(), count * heads.q_width());
             let lse = s.lse.view(first * heads.query, count * heads.query);
             let scale = self.attention_scale();
-            attention_prefill(rec, &q, &s.k, &s.v, heads, scale, prefix + first, count, &out, &lse)?;
+            attention_prefill(rec, &q, &s.k, &s.v, heads, bias, scale, prefix + first, count, &out, &lse)?;
         }
         Ok(())
     }

@@ -14,8 +14,10 @@ pub(super) const CHUNK: usize = 512;
 pub(super) const MAIN: usize = 0;
 /// that of its tail,
 pub(super) const TAIL: usize = 1;
-/// and that of the rows that go on to the next layer.
+/// that of the rows that go on to the next layer,
 pub(super) const ON: usize = 2;
+/// and for each row, where it is merged into.
+pub(super) const INTO: usize = 3;
 
 /// Activations of a block of prompt rows.
 #[derive(Debug)]
@@ -45,8 +47,10 @@ pub struct PrefillScratch {
     pub(super) term: Tensor<f32>,
     /// Mean and covariance of the queries. `[query heads, 1 + dim, dim]`
     pub(super) moments: Tensor<f32>,
-    /// Lists of rows, by [`MAIN`], [`TAIL`] and [`ON`]. `[kv heads, rows]`
-    pub(super) index: [Tensor<u32>; 3],
+    /// Lists of rows, by [`MAIN`], [`TAIL`], [`ON`] and [`INTO`]. `[kv heads, rows]`
+    pub(super) index: [Tensor<u32>; 4],
+    /// What is added to the logits of earlier rows. `[prefix, kv heads]`
+    pub(super) bias: Tensor<f32>,
     /// `[CHUNK, width]`
     pub(super) normed: Tensor<f32>,
     /// `[CHUNK, qkv width]`
@@ -106,7 +110,8 @@ impl PrefillScratch {
             scores: f("scores", n.scores),
             term: f("term", n.scores),
             moments: f("moments", n.moments),
-            index: [u("index", n.scores), u("index", n.scores), u("index", n.scores)],
+            index: std::array::from_fn(|_| u("index", n.scores)),
+            bias: f("bias", prefix * config.heads.kv),
             normed: f("normed", n.chunk * config.width),
             qkv: f("qkv", n.chunk * config.heads.qkv_width()),
             inner: f("inner", n.chunk * config.ffn),
@@ -117,7 +122,7 @@ impl PrefillScratch {
     pub fn bytes(config: &Config, rows: usize, prefix: usize) -> (u64, u64) {
         let n = Lengths::new(config, rows, prefix);
         let inner = n.chunk * (config.width + config.heads.qkv_width() + config.ffn);
-        let rest = n.lse + 5 * n.scores + n.moments + 3 * rows;
+        let rest = n.lse + 6 * n.scores + n.moments + 3 * rows + prefix * config.heads.kv;
         let total = 2 * n.hidden + 2 * n.q + 2 * n.kv + rest + inner;
         let largest = n.hidden.max(n.q).max(n.kv).max(n.chunk * config.ffn);
         (4 * total as u64, 4 * largest as u64)

@@ -83,7 +83,8 @@ impl Bounds {
     /// # Errors
     /// [`crate::Error::Invalid`] when the policy cannot be applied to such a context.
     pub fn new(options: &KvOptions, layers: usize, context: usize) -> Result<Option<Self>> {
-        let Some(rank) = options.policy.rank() else { return Ok(None) };
+        // What a merged row stands for takes the place of a running sum, so that nothing ranks it later.
+        let Some(rank) = options.policy.rank().filter(|_| !options.merge) else { return Ok(None) };
         let plan = options.policy.plan(context, layers)?;
         let gains = plan.gains(&Tiers::new(options), true);
         let bound = |(rows, most): (&super::LayerRows, TierRows)| {

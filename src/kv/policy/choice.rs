@@ -76,6 +76,8 @@ pub struct Choice {
     pub v_bits: Option<u32>,
     /// Bits of the rows that the policy would drop, which then stay in these.
     pub demote: Option<u32>,
+    /// Merges rows that the policy drops from a prompt into rows that it keeps.
+    pub merge: bool,
     /// Lets the last third of the layers run on three fifths of a prompt's rows (`auto`).
     pub prefill_saver: bool,
 }
@@ -113,18 +115,27 @@ impl Choice {
                 (policy, Some(Format::both(bits(Some(few))?)))
             }
         };
-        Ok(KvOptions { policy, format, tail })
+        let merge = self.merge;
+        if merge && (name == Name::Full || self.demote.is_some()) {
+            return refuse(
+                "--merge needs a policy that drops rows, such as --kv joint, and none that --demote keeps",
+            );
+        }
+        if merge && policy.thinning().is_some() {
+            return refuse("--merge does not go with a policy that thins generated rows; try --kv joint");
+        }
+        Ok(KvOptions { policy, format, tail, merge })
     }
 
     fn auto(&self) -> Result<KvOptions> {
-        let Self { policy, share, prefill_saver, .. } = *self;
-        let plain = Self { policy, share, prefill_saver, ..Self::default() };
+        let Self { policy, share, merge, prefill_saver, .. } = *self;
+        let plain = Self { policy, share, merge, prefill_saver, ..Self::default() };
         if *self != plain {
             return refuse("--kv auto chooses rows and bits itself; say how many bytes with --kv-share");
         }
         let share = share.unwrap_or(SHARE);
         // Refuses absurd shares.
-        KvOptions::auto(share).map(|_| KvOptions::within(share, prefill_saver))
+        KvOptions::auto(share).map(|_| KvOptions { merge, ..KvOptions::within(share, prefill_saver) })
     }
 
     fn named(&self, name: Name) -> Result<Arc<dyn Policy>> {
@@ -193,6 +204,8 @@ mod tests {
             (r#"{"policy":"pyramid","keep":0.4}"#, "pyramid"),
             (r#"{"policy":"kv-only","perHead":true,"rows":100}"#, "kv-only"),
             (r#"{"policy":"snapkv"}"#, "snapkv"),
+            (r#"{"policy":"joint","merge":true}"#, "joint"),
+            (r#"{"share":0.1,"merge":true}"#, "auto"),
             (r#"{"policy":"joint-expected"}"#, "joint-expected"),
             (r#"{"share":0.1}"#, "auto"),
             (r#"{"share":0.4}"#, "full"),
@@ -217,6 +230,9 @@ mod tests {
             r#"{"policy":"full","demote":3}"#,
             r#"{"policy":"h2o","demote":7}"#,
             r#"{"policy":"h2o","prefillSaver":true}"#,
+            r#"{"merge":true}"#,
+            r#"{"policy":"h2o","demote":3,"merge":true}"#,
+            r#"{"policy":"pyramid","merge":true}"#,
         ] {
             assert!(matches!(options(json), Err(Error::Invalid(_))), "{json}");
         }
