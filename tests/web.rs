@@ -56,7 +56,7 @@ fn native_answers() {
     let answers: Vec<Value> = cases
         .into_iter()
         .map(|(policy, k, v, options)| {
-            answer(KvOptions { policy, format: Format { k, v }, tail: None }, &options)
+            answer(KvOptions { policy, format: Format { k, v }, ..KvOptions::full() }, &options)
         })
         .collect();
     std::fs::write(folder.join("tiny.gguf"), testbed::tiny::Tiny::new().gguf()).unwrap();

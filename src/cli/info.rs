@@ -144,7 +144,7 @@ fn plans(config: &Config, context: usize) -> Result<Vec<PolicyPlan>> {
     let plan = |(name, policy): (&str, Arc<dyn Policy>)| {
         let (mut kv_bytes, mut activation_bytes) = (BTreeMap::new(), 0);
         for bits in widths.clone() {
-            let kv = KvOptions { policy: policy.clone(), format: Format::both(bits), tail: None };
+            let kv = KvOptions { policy: policy.clone(), format: Format::both(bits), ..KvOptions::full() };
             let plan = Plan::session(config, &kv, context)?;
             kv_bytes.insert(bits.bits(), plan.kv);
             activation_bytes = plan.scratch;

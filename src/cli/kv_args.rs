@@ -41,6 +41,9 @@ pub struct KvArgs {
     /// Run the last third of the layers on three fifths of a prompt's rows: faster, but loses needles (auto)
     #[arg(long)]
     prefill_saver: bool,
+    /// Move rows that the policy drops to host memory; at most this many of a layer come back at once, as queries ask
+    #[arg(long, value_name = "ROWS", value_parser = count)]
+    offload: Option<usize>,
 }
 
 impl KvArgs {
@@ -59,6 +62,7 @@ impl KvArgs {
             v_bits: bits(self.v_bits),
             demote: self.demote.map(KvBits::bits),
             prefill_saver: self.prefill_saver,
+            offload: self.offload,
         };
         choice.options()
     }

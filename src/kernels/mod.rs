@@ -35,6 +35,8 @@ mod matvec_groups;
 mod matvec_lanes;
 pub mod moments;
 pub mod nll;
+pub mod page_bounds;
+pub mod page_score;
 pub mod pool;
 pub mod rms_norm;
 pub mod rope_ahead;
@@ -50,7 +52,7 @@ use crate::gpu::ShaderKey;
 
 /// One variant at least of every way in which a shader can be assembled, for validation without a device.
 pub fn variants() -> Vec<ShaderKey> {
-    let kernels: [fn() -> Vec<ShaderKey>; 29] = [
+    let kernels: [fn() -> Vec<ShaderKey>; 31] = [
         accumulate::variants,
         attention_decode_groups::variants,
         attention_decode_lanes::variants,
@@ -71,6 +73,8 @@ pub fn variants() -> Vec<ShaderKey> {
         matvec::variants,
         moments::variants,
         nll::variants,
+        page_bounds::variants,
+        page_score::variants,
         pool::variants,
         rms_norm::variants,
         rope_ahead::variants,

@@ -108,7 +108,11 @@ impl Cache {
             tiers.retain(|tier| tier.live > 0);
             let shared = tiers.len();
             tiers.append(&mut own);
-            self.layers[l] = Layer { basis, tiers, shared };
+            let mut away = self.layers[l].away.take();
+            if let Some(away) = &mut away {
+                away.back.basis = basis.clone();
+            }
+            self.layers[l] = Layer { basis, tiers, shared, away };
         }
         Ok(())
     }
@@ -146,6 +150,10 @@ impl Cache {
             layer.basis = layer.basis.renewed(&self.gpu);
             for tier in &mut layer.tiers {
                 (tier.live, tier.rows.basis) = (0, layer.basis.clone());
+            }
+            if let Some(away) = &mut layer.away {
+                away.clear();
+                away.back.basis = layer.basis.clone();
             }
         }
     }

@@ -24,6 +24,8 @@ pub struct DecodeStep {
     pub position: usize,
     /// For a policy that thins: what its running sums need to know.
     pub window: Option<DecodeWindow>,
+    /// Ranks the pages on the host by this token's queries.
+    pub asks: bool,
 }
 
 /// The generated part of a sequence, as the running sums see it.
@@ -66,6 +68,9 @@ impl Model {
         matvec(rec, &layer.qkv, d.hidden.bind(), Some(attention), Epilogue::Store, &d.qkv)?;
         rope_write(rec, &d.qkv, step.position as u32, &self.rope(), pool, row, &d.q)?;
         self.attend_one(rec, d, cache, l, step.window.is_some())?;
+        if step.asks {
+            cache.want_pages(rec, l, &d.q, self.attention_scale(), &d.lse)?;
+        }
         if let Some(DecodeWindow { prompt, block, first }) = step.window {
             let window =
                 Window { prompt: prompt as u32, block: block as u32, position: step.position as u32 };
@@ -81,7 +86,7 @@ impl Model {
         Ok(())
     }
 
-    /// Attention of the token whose row is next in the main tier, over every tier.
+    /// Attention of the token whose row is next in the main tier, over all rows.
     fn attend_one(
         &self,
         rec: &mut Recorder,
@@ -91,13 +96,13 @@ impl Model {
         stores: bool,
     ) -> Result<()> {
         let splits = self.gpu.tuning().attention_splits as usize;
-        let tiers = cache.layer(l);
-        let last = tiers.len() - 1;
-        let live = |i: usize| tiers[i].live + usize::from(i == last);
+        let pools: Vec<_> = cache.readable(l).collect();
+        let last = pools.len() - 1;
+        let live = |i: usize| pools[i].1 + usize::from(i == last);
         let parts = |i: usize| live(i).div_ceil(PART_ROWS).min(splits);
         let total = (0..=last).map(parts).sum();
         let mut first = 0;
-        for (i, Tier { rows, .. }) in tiers.iter().enumerate().filter(|&(i, _)| live(i) > 0) {
+        for (i, (rows, _)) in pools.iter().enumerate().filter(|&(i, _)| live(i) > 0) {
             let own = Parts { first, splits: parts(i), total };
             let (stores, scale) = (stores && i == last, self.attention_scale());
             attention_decode(rec, &d.q, rows, live(i), scale, &d.partial, own, &d.weights, stores)?;

@@ -3,7 +3,7 @@
 //! Each layer runs on the rows that the layers before it let through. The block's K and V live in scratch while
 //! the layer works; only the rows that the plan retains are written to the pool, in its format and packed.
 
-use super::scratch::{CHUNK, MAIN, PrefillScratch, TAIL};
+use super::scratch::{CHUNK, MAIN, ON, PrefillScratch, TAIL};
 use super::{DecodeScratch, Layer, Model};
 use crate::Result;
 use crate::gpu::{Class, Recorder, Tensor};
@@ -17,6 +17,7 @@ use crate::kernels::matrix::Epilogue;
 use crate::kernels::nll::nll;
 use crate::kernels::rms_norm::rms_norm;
 use crate::kernels::rope_split::rope_split;
+use crate::kernels::select::select;
 use crate::kv::policy::{BlockPlan, LayerRows, SINKS};
 use crate::kv::{Cache, Role, TierRows};
 
@@ -107,6 +108,7 @@ impl Model {
         let gains = rows.split(cache.tiers(), block.sinks());
         let listed = self.choose(rec, s, block, gains, prefix)?;
         self.keep(rec, s, cache, block, gains, listed)?;
+        self.offload(rec, s, cache, block, prefix)?;
         cache.add(l, gains);
         if rows.propagate < rows.enter && !last {
             self.propagate(rec, s, block)?;
@@ -144,6 +146,27 @@ impl Model {
             kv_write(rec, &s.k, &s.v, prefix, positions.bind(), rows, &tier.rows, tier.live, count)?;
         }
         Ok(())
+    }
+
+    /// Sends the rows that the layer drops to the host, if it is to keep them.
+    fn offload(
+        &self,
+        rec: &mut Recorder,
+        s: &PrefillScratch,
+        cache: &mut Cache,
+        block: &Block,
+        prefix: usize,
+    ) -> Result<()> {
+        let (l, rows) = (block.layer, block.rows());
+        let (columns, count) = (rows.enter - rows.protected, rows.enter - rows.retain);
+        let Some(staging) = cache.staging(l).filter(|_| count > 0) else { return Ok(()) };
+        // All hidden rows go on, so that nothing else needs this list.
+        let list = &s.index[ON];
+        select(rec, &s.scores, staging.sets, columns, columns - count..columns, 0, list)?;
+        let positions = s.positions[block.side].bind();
+        let dropped = Rows::Listed(list.bind(), count);
+        kv_write(rec, &s.k, &s.v, prefix, positions, dropped, &staging, 0, count)?;
+        cache.offload(rec, l, &staging, block.start, count)
     }
 
     /// Q, K and V of the entering rows, and their attention over the cache and each other.
@@ -185,9 +208,9 @@ impl Model {
             )?;
         }
         let mut to = 0;
-        for tier in cache.layer(block.layer) {
-            kv_read(rec, &tier.rows, tier.live, &s.k, &s.v, to)?;
-            to += tier.live;
+        for (rows, live) in cache.readable(block.layer) {
+            kv_read(rec, rows, live, &s.k, &s.v, to)?;
+            to += live;
         }
         for (first, count) in chunks(0, enter) {
             let q = s.q.view(first * heads.q_width(), count * heads.q_width());

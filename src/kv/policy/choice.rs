@@ -78,6 +78,8 @@ pub struct Choice {
     pub demote: Option<u32>,
     /// Lets the last third of the layers run on three fifths of a prompt's rows (`auto`).
     pub prefill_saver: bool,
+    /// Sends rows that the policy drops to the host, and lets so many of each layer come back at once.
+    pub offload: Option<usize>,
 }
 
 fn refuse<T>(reason: &str) -> Result<T> {
@@ -96,6 +98,11 @@ impl Choice {
             nothing if *nothing == Self::default() => Name::Auto,
             _ => Name::Full,
         });
+        if self.offload.is_some()
+            && (self.prefill_saver || matches!(name, Name::Full | Name::Pyramid | Name::Tsp))
+        {
+            return refuse("--offload needs a policy that drops rows of the cache, and of the cache alone");
+        }
         if name == Name::Auto {
             return self.auto();
         }
@@ -113,18 +120,18 @@ impl Choice {
                 (policy, Some(Format::both(bits(Some(few))?)))
             }
         };
-        Ok(KvOptions { policy, format, tail })
+        Ok(KvOptions { policy, format, tail, offload: self.offload })
     }
 
     fn auto(&self) -> Result<KvOptions> {
-        let Self { policy, share, prefill_saver, .. } = *self;
-        let plain = Self { policy, share, prefill_saver, ..Self::default() };
+        let Self { policy, share, prefill_saver, offload, .. } = *self;
+        let plain = Self { policy, share, prefill_saver, offload, ..Self::default() };
         if *self != plain {
             return refuse("--kv auto chooses rows and bits itself; say how many bytes with --kv-share");
         }
         let share = share.unwrap_or(SHARE);
         // Refuses absurd shares.
-        KvOptions::auto(share).map(|_| KvOptions::within(share, prefill_saver))
+        KvOptions::auto(share).map(|_| KvOptions { offload, ..KvOptions::within(share, prefill_saver) })
     }
 
     fn named(&self, name: Name) -> Result<Arc<dyn Policy>> {
@@ -217,6 +224,8 @@ mod tests {
             r#"{"policy":"full","demote":3}"#,
             r#"{"policy":"h2o","demote":7}"#,
             r#"{"policy":"h2o","prefillSaver":true}"#,
+            r#"{"policy":"tsp","offload":64}"#,
+            r#"{"prefillSaver":true,"offload":64}"#,
         ] {
             assert!(matches!(options(json), Err(Error::Invalid(_))), "{json}");
         }
