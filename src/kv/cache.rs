@@ -8,7 +8,8 @@
 //! says how they come about.
 
 use super::KvOptions;
-use super::host::{Away, Host};
+use super::away::Away;
+use super::host::Host;
 use super::policy::SINKS;
 use super::tier::{Role, Tier, TierRows, Tiers};
 use crate::Result;

@@ -238,3 +238,87 @@ impl Cache {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use pollster::block_on;
+
+    use super::*;
+    use crate::gpu::AdapterChoice;
+    use crate::kernels::check::{Check, Noise, poisoned};
+    use crate::kernels::kv_code::{KvBits, hadamard};
+    use crate::kernels::kv_read::kv_read;
+    use crate::kernels::kv_row::Heads;
+    use crate::kernels::kv_write::{Rows, kv_write};
+    use crate::kv::policy::{Budget, KvOnly, LayerRows};
+    use crate::kv::{Format, KvOptions};
+
+    const HEADS: Heads = Heads { query: 4, kv: 2, dim: 32 };
+    const DROPPED: usize = 150;
+    const NEEDLE: usize = 101;
+
+    /// Plants a key that one head looks for among rows of noise, and asks for two pages of the ten.
+    fn finds_the_needle(format: Format, policy: KvOnly) {
+        let gpu = block_on(Gpu::open(&AdapterChoice::Best)).expect("a GPU adapter");
+        let kv = KvOptions { offload: Some(2 * PAGE + 5), ..KvOptions::new(policy, format) };
+        let mut cache = Cache::new(&gpu, 1, HEADS, &kv).unwrap();
+        let mut rec = Recorder::new(&gpu);
+        let layer = LayerRows { retain: 50, protected: 9, ..LayerRows::dense(50 + DROPPED) };
+        cache.reserve_host(&mut rec, &BlockPlan { layers: vec![layer], scoring: None });
+
+        let mut noise = Noise::new(71);
+        let (width, mut q) = (HEADS.kv_width(), noise.values(HEADS.q_width()));
+        let (mut k, v) = (noise.values(DROPPED * width), noise.values(DROPPED * width));
+        // Query head 3 reads KV head 1.
+        k[NEEDLE * width + 32..][..32].iter_mut().zip(&q[96..]).for_each(|(k, q)| *k = 3.0 * q);
+        if format.k.quantised() {
+            q.chunks_exact_mut(32).for_each(hadamard);
+        }
+        let positions: Vec<u32> = (1000..1000 + DROPPED as u32).collect();
+        let upload = |values: &[f32]| gpu.tensor_with(Class::Scratch, "operand", values);
+        let (device_k, device_v, device_q) = (upload(&k), upload(&v), upload(&q));
+        let (lse, positions) = (upload(&[0.0; 4]), gpu.tensor_with(Class::Scratch, "positions", &positions));
+        let staging = cache.staging(0).unwrap();
+        let all = Rows::From(0);
+        kv_write(&mut rec, &device_k, &device_v, 0, positions.bind(), all, &staging, 0, DROPPED).unwrap();
+        cache.offload(&mut rec, 0, &staging, 0, DROPPED).unwrap();
+
+        for turn in 1..=2 {
+            cache.want_pages(&mut rec, 0, &device_q, 0.5, &lse).unwrap();
+            let wanted = cache.read_wanted(&mut rec).expect("ten pages do not fit");
+            rec.submit();
+            let wanted = block_on(wanted).unwrap();
+            block_on(poll_fn(|cx| cache.poll_arrivals(cx))).unwrap();
+            cache.recall(&wanted);
+            let report = cache.host_report().unwrap();
+            assert_eq!(report, HostReport { rows: DROPPED, recalls: 2, hits: 2 * (turn - 1) });
+        }
+
+        let (rows, live) = cache.readable(0).next().unwrap();
+        assert_eq!(live, 2 * PAGE);
+        let (got_k, got_v) = (poisoned(&gpu, live * width), poisoned(&gpu, live * width));
+        kv_read(&mut rec, rows, live, &got_k, &got_v, 0).unwrap();
+        let reads = [&got_k, &got_v].map(|tensor| rec.read(tensor, 0, tensor.len()));
+        let book = rec.read(&rows.book, 0, rows.book.len());
+        rec.submit();
+        let book = block_on(book).unwrap();
+        for set in book.chunks_exact(4 * rows.capacity) {
+            let at: Vec<usize> = (0..live).map(|r| set[rows.capacity + r] as usize - 1000).collect();
+            assert!(at.contains(&NEEDLE), "{format:?}: {at:?}");
+        }
+        let at = |r: usize| book[rows.capacity + r] as usize - 1000;
+        for (read, source) in reads.into_iter().zip([&k, &v]) {
+            let want: Vec<f32> = (0..live).flat_map(|r| source[at(r) * width..][..width].to_vec()).collect();
+            let check = Check::compare("recalled", &block_on(read).unwrap(), &want, 0.02);
+            assert!(check.passed(), "{format:?}: {check:?}");
+        }
+    }
+
+    #[test]
+    fn a_page_with_a_needle_comes_back_whole() {
+        finds_the_needle(Format::F16, KvOnly::shared(Budget::Share(0.5)));
+        finds_the_needle(Format::both(KvBits::Eight), KvOnly::per_head(Budget::Share(0.5)));
+    }
+}
