@@ -58,7 +58,7 @@ pub use error::{Error, Result};
 pub use gpu::{AdapterChoice, Gpu};
 pub use kernels::kv_code::KvBits;
 pub use kernels::matrix::RowFormat;
-pub use kv::KvOptions;
+pub use kv::{HostReport, KvOptions};
 pub use model::{Model, Progress};
 pub use text::Message;
 /// The graphics library whose devices [`Gpu::adopt`] takes, in the version that it takes.

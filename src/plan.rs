@@ -94,9 +94,14 @@ impl Plan {
         let f16 = crate::kv::Format::F16.bytes_per_token(config.heads);
         let kv = kv.profiled(config.profile.as_ref());
         let block = kv.policy.plan(context, config.kv_layers())?;
+        kv.check_offload(&block)?;
         let tiers = Tiers::new(&kv);
-        let layers: Vec<u64> =
-            block.gains(&tiers, true).into_iter().map(|rows| tiers.bytes(rows, config.heads)).collect();
+        let rows = block.gains(&tiers, true).into_iter().zip(&block.layers);
+        let layers: Vec<u64> = rows
+            .map(|(gain, layer)| {
+                tiers.bytes(gain, config.heads) + kv.offload_bytes(layer.enter - layer.retain, config.heads)
+            })
+            .collect();
         let in_block = block_rows(&kv, config, context);
         let kept = block.layers.iter().map(|layer| layer.retain).max().unwrap_or(0);
         let before = if kv.policy.one_shot() && in_block == context { 0 } else { kept };

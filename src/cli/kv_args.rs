@@ -44,6 +44,9 @@ pub struct KvArgs {
     /// Run the last third of the layers on three fifths of a prompt's rows: faster, but loses needles (auto)
     #[arg(long)]
     prefill_saver: bool,
+    /// Move rows that the policy drops to host memory; at most this many of a layer come back at once, as queries ask
+    #[arg(long, value_name = "ROWS", value_parser = count)]
+    offload: Option<usize>,
 }
 
 impl KvArgs {
@@ -63,6 +66,7 @@ impl KvArgs {
             demote: self.demote.map(KvBits::bits),
             merge: self.merge,
             prefill_saver: self.prefill_saver,
+            offload: self.offload,
         };
         choice.options()
     }

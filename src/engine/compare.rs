@@ -208,7 +208,7 @@ mod tests {
             totals: vec![log_sum_exp(&logits)],
             vocab: logits.len(),
             logits,
-            kv: KvReport { bytes: 0, bytes_full_f16: 0, rows_per_layer: Vec::new() },
+            kv: KvReport { bytes: 0, bytes_full_f16: 0, rows_per_layer: Vec::new(), host: None },
             prefill: Duration::ZERO,
         }
     }

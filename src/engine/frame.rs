@@ -92,7 +92,9 @@ impl Generation<'_> {
             }
         }
         // One token under way at most: a frame's budget has no room for work that a stop token would undo.
-        if self.pace.idle()? && !self.is_finished() && self.left > 0 && self.pending.is_empty() {
+        let recalled = self.session.poll_recall(&self.course, &mut Context::from_waker(Waker::noop()))?;
+        let idle = self.pace.idle()? && recalled.is_ready();
+        if idle && !self.is_finished() && self.left > 0 && self.pending.is_empty() {
             step.submitted = self.submit_pieces(budget)?;
         }
         step.finished = self.is_finished();

@@ -193,6 +193,13 @@ impl Stream for Generation<'_> {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
         while !this.finished && this.left > 0 && this.pending.len() < DEPTH {
+            match this.session.poll_recall(&this.course, cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return this.fail(error),
+                // A token that is under way can still arrive meanwhile.
+                Poll::Pending if this.pending.is_empty() => return Poll::Pending,
+                Poll::Pending => break,
+            }
             if let Err(error) = this.submit_token() {
                 return this.fail(error);
             }

@@ -9,6 +9,7 @@
 //! score.rs      logits, and the loss of a continuation
 //! compare.rs    a continuation's logits beside those of another cache
 //! calibrate.rs  the layer profile that follows from such comparisons
+//! recall.rs     rows on the host, called back
 //! share.rs      forks, and beginnings that conversations have in common
 //! snapshot.rs   conversations in files
 //! ```
@@ -18,6 +19,7 @@ mod compare;
 mod frame;
 mod generate;
 mod load;
+mod recall;
 mod score;
 mod session;
 mod share;

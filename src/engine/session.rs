@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::generate::Timing;
+use super::recall::Asked;
 use crate::gpu::{Class, Recorder, Tensor};
 use crate::kernels::{observe, thin};
 use crate::kv::policy::{Bounds, Thinning, ThinningState};
-use crate::kv::{Cache, KvOptions, Tier, TierRows};
+use crate::kv::{Cache, HostReport, KvOptions, TierRows};
 use crate::model::{DecodeScratch, Model, PrefillScratch};
 use crate::plan::{BLOCK_ROWS, Limits, Plan, block_rows};
 use crate::{Error, Result};
@@ -29,6 +30,8 @@ pub struct KvReport {
     pub bytes_full_f16: u64,
     /// Live rows of each layer.
     pub rows_per_layer: Vec<usize>,
+    /// Rows on the host, where rows go there.
+    pub host: Option<HostReport>,
 }
 
 /// One conversation with a model.
@@ -53,6 +56,8 @@ pub struct Session {
     /// Tokens sampled so far, over all answers: each draws another random number.
     pub(super) drawn: u32,
     pub(super) timing: Timing,
+    /// Pages on the host that an earlier step wants.
+    pub(super) asked: Option<Asked>,
 }
 
 impl Session {
@@ -81,6 +86,7 @@ impl Session {
             thinning: None,
             drawn: 0,
             timing: Timing::default(),
+            asked: None,
         })
     }
 
@@ -143,6 +149,7 @@ impl Session {
             bytes: self.cache.live_bytes(),
             bytes_full_f16: self.cache.full_f16_bytes(self.cached),
             rows_per_layer: self.cache.rows_per_layer(),
+            host: self.cache.host_report(),
         }
     }
 
@@ -157,8 +164,8 @@ impl Session {
             return Err(Error::Invalid(format!("there is no layer {layer}; the model has {layers}")));
         }
         let mut books = Vec::new();
-        for Tier { rows, live, .. } in self.cache.layer(layer) {
-            books.push((self.rec.read(&rows.book, 0, rows.book.len()), rows.capacity, *live));
+        for (rows, live) in self.cache.readable(layer) {
+            books.push((self.rec.read(&rows.book, 0, rows.book.len()), rows.capacity, live));
         }
         self.rec.submit();
         let mut positions = vec![Vec::new(); self.cache.main(layer).rows.sets];

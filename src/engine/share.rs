@@ -4,10 +4,10 @@ use std::sync::{MutexGuard, PoisonError};
 
 use super::Sampling;
 use super::session::{Session, SessionOptions};
-use crate::Result;
 use crate::kv::policy::Rank;
 use crate::kv::{LEAST_COMMON, Prefixes};
 use crate::model::Model;
+use crate::{Error, Result};
 
 impl Model {
     /// Lets this model's sessions begin with rows of earlier ones, and keeps at most `bytes` of rows for that; none
@@ -33,8 +33,9 @@ impl Session {
     /// A fork of a conversation that was forked often copies once, so that few tiers are left to read.
     ///
     /// # Errors
-    /// As [`Session::new`].
+    /// As [`Session::new`]; [`Error::Unsupported`] for a conversation that has rows on the host.
     pub fn fork(&mut self) -> Result<Self> {
+        self.refuse_host("a fork")?;
         let options = SessionOptions { kv: self.kv.clone(), context: Some(self.context) };
         let mut fork = Self::new(&self.model, &options)?;
         let rows = self.cache.share(&mut self.rec)?;
@@ -66,7 +67,7 @@ impl Session {
         }
         // The first tokens of a stream move, and what they are rotated from is the session's own.
         let moves = self.kv.policy.rank() == Some(Rank::Age);
-        if !moves && self.model.prefixes().enabled() {
+        if !moves && self.model.prefixes().enabled() && !self.cache.offloads() {
             let rows = self.cache.share(&mut self.rec)?;
             self.rec.submit();
             self.rec.forget();
@@ -101,6 +102,17 @@ impl Session {
             self.cached = count;
         }
         Ok(())
+    }
+
+    /// Fails where rows are on the host: what cannot take them along must not go on as if they had never been.
+    pub(super) fn refuse_host(&self, what: &str) -> Result<()> {
+        match self.cache.host_report().map_or(0, |host| host.rows) {
+            0 => Ok(()),
+            rows => Err(Error::Unsupported {
+                need: format!("{what} of a conversation with {rows} rows on the host"),
+                have: "such copies only of rows on the device; leave out --offload".to_owned(),
+            }),
+        }
     }
 
     /// Leaves the rows to later sessions, if the model keeps any and any beginning of these serves. True when it did:

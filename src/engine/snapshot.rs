@@ -38,8 +38,9 @@ impl Session {
     /// them. It goes on after [`Session::from_bytes`] as it would here.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`].
+    /// [`Error::DeviceLost`]; [`Error::Unsupported`] for a conversation that has rows on the host.
     pub async fn to_bytes(&mut self, note: &str) -> Result<Vec<u8>> {
+        self.refuse_host("a snapshot")?;
         let mut tensors = BTreeMap::new();
         tensors.insert("tokens".to_owned(), (Dtype::U32, vec![self.tokens.len()], bytes_of(&self.tokens)));
         for l in 0..self.cache.depth() {

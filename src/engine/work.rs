@@ -46,7 +46,7 @@ pub(super) struct Course {
     /// Rows of each layer when the current block or step began.
     checkpoint: Vec<TierRows>,
     /// Tokens when the answer began: what a policy that thins calls the prompt.
-    prompt: usize,
+    pub prompt: usize,
 }
 
 impl Course {
@@ -68,10 +68,15 @@ impl Session {
             self.cache.unshare(&mut self.rec)?;
         }
         let layers = self.model.config().kv_layers();
+        self.cache.dismiss();
         // Every block but the last keeps all its rows, so one plan of the whole says how many there will be.
         let gains = match pending {
             1 => vec![TierRows::in_main(1); layers],
-            _ => self.plan_block(pending)?.gains(self.cache.tiers(), self.cached == 0),
+            _ => {
+                let plan = self.plan_block(pending)?;
+                self.cache.reserve_host(&mut self.rec, &plan);
+                plan.gains(self.cache.tiers(), self.cached == 0)
+            }
         };
         self.reserve(pending, gains, answer)?;
         self.thinning = None;
@@ -180,7 +185,8 @@ impl Session {
         });
         let observation =
             self.bounds.as_ref().filter(|_| counts).and_then(|b| b.observes(group, self.cached));
-        let step = DecodeStep { position: self.cached, window, observation };
+        let asks = self.asks(course);
+        let step = DecodeStep { position: self.cached, window, observation, asks: asks && counts };
         self.model.decode_layer(&mut self.rec, d, &mut self.cache, layer, step)?;
         // The first layer's row count decides for all of them, as it stood when the step began.
         let first_rows = course.checkpoint[0].main + 1;
@@ -191,6 +197,9 @@ impl Session {
         }
         let last = layer + 1 == self.model.config().layers;
         if last {
+            if asks {
+                self.ask();
+            }
             self.cached += 1;
         }
         course.work = if last { Work::Head } else { Work::Decode(layer + 1) };
@@ -212,7 +221,10 @@ impl Session {
     /// newest token stays pending, so that the answer can always be continued.
     pub(super) fn end(&mut self, course: &Course) {
         match course.work {
-            Work::Prefill(..) => self.cache.restore(&course.checkpoint),
+            Work::Prefill(..) => {
+                self.cache.restore(&course.checkpoint);
+                self.cache.forget_offloaded(self.cached);
+            }
             // Where the unfinished step ran, its row is the newest; rows that it thinned stay dropped.
             Work::Decode(layers) => {
                 let groups = layers / self.model.config().kv_sharing;
@@ -223,7 +235,7 @@ impl Session {
         let settled = self.tokens.len().saturating_sub(1);
         self.cache.truncate(self.cached.saturating_sub(settled));
         self.cached = self.cached.min(settled);
-        self.thinning = None;
+        (self.thinning, self.asked) = (None, None);
     }
 }
 

@@ -28,7 +28,8 @@ struct Params {
     scale: f32,
 }
 
-fn key(base: ShaderKey, head_dim: usize, format: Format, store_logits: bool, merged: bool) -> ShaderKey {
+/// What a kernel that imports `kv_eight` is compiled for.
+pub(super) fn format_key(base: ShaderKey, head_dim: usize, format: Format) -> ShaderKey {
     let k_flag = ["K16", "K8", "K4", "K3", "K2"][format.k as usize];
     let v_flag = ["V16", "V8", "V4", "V3", "V2"][format.v as usize];
     base.with("HEAD_DIM", head_dim as u32)
@@ -37,8 +38,10 @@ fn key(base: ShaderKey, head_dim: usize, format: Format, store_logits: bool, mer
         .flag(k_flag, true)
         .flag(v_flag, true)
         .flag("STEPS", format.quantised())
-        .flag("STORE_LOGITS", store_logits)
-        .flag("BIASED", merged)
+}
+
+fn key(base: ShaderKey, head_dim: usize, format: Format, store_logits: bool, merged: bool) -> ShaderKey {
+    format_key(base, head_dim, format).flag("STORE_LOGITS", store_logits).flag("BIASED", merged)
 }
 
 /// The variants of one family: every pair of widths on SmolLM2's heads, one with logits, one of merged rows.

@@ -118,6 +118,8 @@ pub async fn all(gpu: &Gpu) -> Result<Vec<Check>> {
     checks.extend(super::kv_write::checks(gpu).await?);
     checks.extend(super::kv_read::checks(gpu).await?);
     checks.extend(super::kv_copy::checks(gpu).await?);
+    checks.extend(super::page_bounds::checks(gpu).await?);
+    checks.extend(super::page_score::checks(gpu).await?);
     checks.extend(super::attention_prefill::checks(gpu).await?);
     checks.extend(super::attention_decode::checks(gpu).await?);
     checks.extend(super::attention_merge::checks(gpu).await?);

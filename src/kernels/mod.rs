@@ -38,6 +38,8 @@ pub mod moments;
 pub mod nearest;
 pub mod nll;
 pub mod observe;
+pub mod page_bounds;
+pub mod page_score;
 pub mod pool;
 pub mod rms_norm;
 pub mod rope_ahead;
@@ -54,7 +56,7 @@ use crate::gpu::ShaderKey;
 
 /// One variant at least of every way in which a shader can be assembled, for validation without a device.
 pub fn variants() -> Vec<ShaderKey> {
-    let kernels: [fn() -> Vec<ShaderKey>; 33] = [
+    let kernels: [fn() -> Vec<ShaderKey>; 35] = [
         accumulate::variants,
         attention_decode_groups::variants,
         attention_decode_lanes::variants,
@@ -78,6 +80,8 @@ pub fn variants() -> Vec<ShaderKey> {
         nearest::variants,
         nll::variants,
         observe::variants,
+        page_bounds::variants,
+        page_score::variants,
         pool::variants,
         rms_norm::variants,
         rope_ahead::variants,

@@ -8,6 +8,8 @@
 //! says how they come about.
 
 use super::KvOptions;
+use super::away::Away;
+use super::host::Host;
 use super::policy::{Rank, SINKS};
 use super::tier::{Role, Tier, TierRows, Tiers};
 use crate::Result;
@@ -28,6 +30,8 @@ pub(super) struct Layer {
     pub first_tokens: Vec<Tensor<f32>>,
     /// How far the first tokens have followed.
     pub skipped: usize,
+    /// Dropped rows that went to the host, where any do.
+    pub away: Option<Away>,
 }
 
 impl Layer {
@@ -70,6 +74,7 @@ pub struct Cache {
     /// Generated rows may be dropped, the row before them too.
     pub(super) thins: bool,
     pub(super) layers: Vec<Layer>,
+    pub(super) host: Option<Host>,
 }
 
 impl Cache {
@@ -94,11 +99,14 @@ impl Cache {
             let follow = if options.policy.rank() == Some(Rank::Age) { SINKS } else { 0 };
             let projected = |_| gpu.tensor(Class::Kv, "first token", heads.qkv_width());
             let first_tokens = (0..follow).map(projected).collect();
-            Ok(Layer { basis, tiers, shared: 0, first_tokens, skipped: 0 })
+            let back = || KvRows::new(gpu, heads, options.format, &basis, 1, sets);
+            let away = options.offload.map(|_| Ok(Away::new(gpu, back()?))).transpose()?;
+            Ok(Layer { basis, tiers, shared: 0, first_tokens, skipped: 0, away })
         };
         let layers = (0..layers).map(layer).collect::<Result<_>>()?;
         let thins = options.policy.thinning().is_some();
-        Ok(Self { gpu: gpu.clone(), heads, tiers, thins, layers })
+        let host = options.offload.map(|rows| Host::new(gpu, rows));
+        Ok(Self { gpu: gpu.clone(), heads, tiers, thins, layers, host })
     }
 
     /// Makes room for `more` rows beyond the live ones, layer by layer, and records the move of the live ones
@@ -132,6 +140,13 @@ impl Cache {
         &self.layers[layer].tiers
     }
 
+    /// All rows of a layer that attention reads and how many of each pool live: recalled ones, then every tier's.
+    pub fn readable(&self, layer: usize) -> impl Iterator<Item = (&KvRows, usize)> {
+        let Layer { tiers, away, .. } = &self.layers[layer];
+        let recalled = away.iter().map(|away| (&away.back, away.live));
+        recalled.chain(tiers.iter().map(|tier| (&tier.rows, tier.live)))
+    }
+
     /// The tiers of a layer that new rows go to, in the order of their roles.
     pub fn own(&self, layer: usize) -> &[Tier] {
         let Layer { tiers, shared, .. } = &self.layers[layer];
@@ -154,9 +169,9 @@ impl Cache {
         self.layers.len()
     }
 
-    /// Live rows of a layer.
+    /// Live rows of a layer, recalled ones included.
     pub fn rows(&self, layer: usize) -> usize {
-        self.layers[layer].tiers.iter().map(|tier| tier.live).sum()
+        self.readable(layer).map(|(_, live)| live).sum()
     }
 
     /// Where a layer keeps what its first tokens were projected to; empty where they stay at their positions.
@@ -239,11 +254,12 @@ impl Cache {
         std::mem::swap(&mut self.layers[layer], &mut other.layers[layer]);
     }
 
-    /// Bytes of the live rows, their steps and what they are relative to included.
+    /// Bytes of the live rows, their steps, what they are relative to and what ranks rows on the host included.
     pub fn live_bytes(&self) -> u64 {
         let layer = |layer: &Layer| {
             let tier = |tier: &Tier| tier.live as u64 * tier.rows.format.bytes_per_token(self.heads);
-            layer.basis.centre.len() as u64 * 4 + layer.tiers.iter().map(tier).sum::<u64>()
+            let away = layer.away.as_ref().map_or(0, Away::bytes);
+            layer.basis.centre.len() as u64 * 4 + away + layer.tiers.iter().map(tier).sum::<u64>()
         };
         self.layers.iter().map(layer).sum()
     }
@@ -254,7 +270,7 @@ impl Cache {
     }
 }
 
-fn move_rows(rec: &mut Recorder, from: &KvRows, to: &KvRows) {
+pub(super) fn move_rows(rec: &mut Recorder, from: &KvRows, to: &KvRows) {
     let mut copy = |from: &Tensor<u32>, to: &Tensor<u32>, words: usize| {
         if words > 0 {
             rec.copy(from, 0, to, 0, words);

@@ -6,10 +6,14 @@
 //! cache.rs      the rows of a sequence
 //! share.rs      rows that several sequences read
 //! prefixes.rs   rows that later sequences may begin with
-//! packed.rs     rows on the host
+//! packed.rs     rows that leave the device for a file
+//! host.rs       rows that leave it to be called back
+//! away.rs       what one layer has of them
 //! ```
 
+mod away;
 mod cache;
+mod host;
 mod packed;
 pub mod policy;
 mod prefixes;
@@ -21,6 +25,7 @@ use std::sync::Arc;
 
 pub use crate::kernels::kv_row::Format;
 pub use cache::Cache;
+pub use host::HostReport;
 pub use packed::{PackedLayer, PackedTier};
 use policy::Policy;
 pub use prefixes::{LEAST_COMMON, Prefixes};
@@ -39,12 +44,15 @@ pub struct KvOptions {
     pub tail: Option<Format>,
     /// Rows that the policy drops from a prompt are merged into rows that it keeps.
     pub merge: bool,
+    /// Rows that prefill drops go to the host, and at most so many of each layer come back at once, at least 16;
+    /// absent, they are gone.
+    pub offload: Option<usize>,
 }
 
 impl KvOptions {
     /// A policy whose rows are all stored alike.
     pub fn new(policy: impl Policy + 'static, format: Format) -> Self {
-        Self { policy: Arc::new(policy), format, tail: None, merge: false }
+        Self { policy: Arc::new(policy), format, tail: None, merge: false, offload: None }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The live rows of a sequence on the host, as they are packed: for conversations that leave the device and return.
+//! The live rows of a sequence as they are packed, off the device: for conversations that leave the device and return.
 
 use super::cache::{Cache, GRAIN};
 use super::share::copy_rows;

@@ -109,6 +109,9 @@ impl Cache {
             let shared = tiers.len();
             tiers.append(&mut own);
             let layer = &mut self.layers[l];
+            if let Some(away) = &mut layer.away {
+                away.back.basis = basis.clone();
+            }
             (layer.basis, layer.tiers, layer.shared) = (basis, tiers, shared);
         }
         Ok(())
@@ -157,6 +160,10 @@ impl Cache {
             layer.basis = layer.basis.renewed(&self.gpu);
             for tier in &mut layer.tiers {
                 (tier.live, tier.rows.basis) = (0, layer.basis.clone());
+            }
+            if let Some(away) = &mut layer.away {
+                away.clear();
+                away.back.basis = layer.basis.clone();
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::kernels::matrix::{Epilogue, Norm};
 use crate::kernels::matvec::matvec;
 use crate::kernels::rope_write::rope_write;
 use crate::kv::policy::Observation;
-use crate::kv::{Cache, Tier, TierRows};
+use crate::kv::{Cache, TierRows};
 
 /// Rows for which one more part of a head's attention pays.
 const PART_ROWS: usize = 4;
@@ -23,8 +23,10 @@ pub struct DecodeStep {
     pub position: usize,
     /// For a policy that thins: what its running sums need to know.
     pub window: Option<DecodeWindow>,
-    /// What the token adds to the running sums of a bounded layer.
+    /// What the token adds to the running sums of rows that are ranked by them.
     pub observation: Option<Observation>,
+    /// Ranks the pages on the host by this token's queries.
+    pub asks: bool,
 }
 
 /// The generated part of a sequence, as the running sums see it.
@@ -76,6 +78,9 @@ impl Model {
         if let Some(observation) = step.observation {
             self.observe_layer(rec, d, cache, (group, live), observation)?;
         }
+        if step.asks {
+            cache.want_pages(rec, group, &d.q, self.attention_scale(), &d.lse)?;
+        }
         if let Some(DecodeWindow { prompt, block, first }) = step.window {
             let window = Window { prompt: prompt as u32, block: block as u32, position };
             let (sums, stride) = (&pool.book, pool.capacity);
@@ -92,7 +97,7 @@ impl Model {
         Ok(())
     }
 
-    /// Attention of the token whose row is next in the main tier, over every tier.
+    /// Attention of the token whose row is next in the main tier, over all rows.
     fn attend_one(
         &self,
         rec: &mut Recorder,
@@ -102,13 +107,13 @@ impl Model {
         stores: bool,
     ) -> Result<()> {
         let splits = self.gpu.tuning().attention_splits as usize;
-        let tiers = cache.layer(l);
-        let last = tiers.len() - 1;
-        let live = |i: usize| tiers[i].live + usize::from(i == last);
+        let pools: Vec<_> = cache.readable(l).collect();
+        let last = pools.len() - 1;
+        let live = |i: usize| pools[i].1 + usize::from(i == last);
         let parts = |i: usize| live(i).div_ceil(PART_ROWS).min(splits);
         let total = (0..=last).map(parts).sum();
         let mut first = 0;
-        for (i, Tier { rows, .. }) in tiers.iter().enumerate().filter(|&(i, _)| live(i) > 0) {
+        for (i, (rows, _)) in pools.iter().enumerate().filter(|&(i, _)| live(i) > 0) {
             let own = Parts { first, splits: parts(i), total };
             let (stores, scale) = (stores && i == last, self.attention_scale());
             attention_decode(rec, &d.q, rows, live(i), scale, &d.partial, own, &d.weights, stores)?;

@@ -7,6 +7,7 @@
 //! prefill.rs           many rows through one layer
 //! choose.rs            which of them the plan's counts let live
 //! expect.rs            what later queries may attend to
+//! keep.rs              where they go
 //! merge.rs             what becomes of the others, where they are merged
 //! decode.rs            one row through one layer
 //! fingerprint.rs       what tells a model from another
@@ -18,6 +19,7 @@ mod config;
 mod decode;
 mod expect;
 mod fingerprint;
+mod keep;
 mod load;
 mod merge;
 mod prefill;

@@ -5,26 +5,21 @@
 
 use std::sync::Arc;
 
-use super::scratch::{CHUNK, MAIN, PrefillScratch, TAIL};
+use super::scratch::{CHUNK, PrefillScratch};
 use super::{DecodeScratch, Layer, Model};
 use crate::Result;
 use crate::gpu::{Class, Recorder, Tensor};
 use crate::kernels::attention_prefill::attention_prefill;
-use crate::kernels::centre::centre;
 use crate::kernels::embed::embed;
 use crate::kernels::kv_read::kv_read;
 use crate::kernels::kv_row::Heads;
-use crate::kernels::kv_write::{Rows, kv_write};
 use crate::kernels::matmul::matmul;
 use crate::kernels::matrix::Epilogue;
 use crate::kernels::nll::nll;
 use crate::kernels::rms_norm::rms_norm;
 use crate::kernels::rope_split::rope_split;
-use crate::kv::policy::{BlockPlan, Bounds, LayerRows, Rank, SINKS};
-use crate::kv::{Cache, Role, TierRows};
-
-/// Rows that a first block has at least, for the mean of its keys to stand for those of the rows to come.
-const CENTRED: usize = 16;
+use crate::kv::Cache;
+use crate::kv::policy::{BlockPlan, Bounds, LayerRows, Rank};
 
 /// Rows of a block that logits are computed for at a time.
 pub(crate) const LOGIT_ROWS: usize = 64;
@@ -144,6 +139,7 @@ impl Model {
                 dropped = self.thin_layer(rec, d, cache, group, step)?;
             }
             self.keep(rec, s, cache, block, gains, (listed, merged), prefix)?;
+            self.offload(rec, s, cache, block, prefix)?;
             cache.add(group, gains);
             if rows.propagate < rows.enter && !last {
                 self.propagate(rec, s, block)?;
@@ -151,46 +147,6 @@ impl Model {
         }
         block.layer += 1;
         Ok(dropped)
-    }
-
-    /// Packs the rows that each tier gains.
-    #[expect(clippy::too_many_arguments, reason = "a block, and what was decided about its rows")]
-    fn keep(
-        &self,
-        rec: &mut Recorder,
-        s: &PrefillScratch,
-        cache: &Cache,
-        block: &Block,
-        gains: TierRows,
-        (listed, merged): (bool, bool),
-        prefix: usize,
-    ) -> Result<()> {
-        let (l, positions) = (block.group(), &s.positions[block.side]);
-        let basis = cache.basis(l);
-        if prefix == 0 && basis.k_rotated {
-            // The mean of a handful of rows says more of these than of the rows to come: then it is none's.
-            let enter = block.rows().enter;
-            let first = if enter < CENTRED { enter } else { SINKS };
-            centre(rec, &s.k, self.config.heads.kv_width(), first, enter, &basis.centre)?;
-        }
-        for tier in cache.own(l) {
-            let count = gains.of(tier.role);
-            let list = |list: usize| match merged {
-                true => Rows::Merged(s.index[list].bind(), count, s.scores.bind(), block.rows().enter),
-                false => Rows::Listed(s.index[list].bind(), count),
-            };
-            let rows = match tier.role {
-                Role::Sinks => Rows::From(0),
-                Role::Tail => list(TAIL),
-                Role::Main if listed => list(MAIN),
-                Role::Main => Rows::From(gains.sinks),
-            };
-            kv_write(rec, &s.k, &s.v, prefix, positions.bind(), rows, &tier.rows, tier.live, count)?;
-            if tier.role == Role::Main {
-                self.seed_rows(rec, s, cache, block, rows, count, prefix)?;
-            }
-        }
-        Ok(())
     }
 
     /// Q, K and V of the entering rows, and their attention over the cache and each other.
@@ -242,9 +198,9 @@ impl Model {
         }
         // Layers that share keys and values find them where the first of them left them.
         let mut to = 0;
-        for tier in cache.layer(block.group()).iter().filter(|_| makes_kv) {
-            kv_read(rec, &tier.rows, tier.live, &s.k, &s.v, &s.bias, to)?;
-            to += tier.live;
+        for (rows, live) in cache.readable(block.group()).filter(|_| makes_kv) {
+            kv_read(rec, rows, live, &s.k, &s.v, &s.bias, to)?;
+            to += live;
         }
         let bias = (prefix > 0 && cache.main(block.group()).rows.merged).then_some((&s.bias, prefix));
         for (first, count) in chunks(0, enter) {

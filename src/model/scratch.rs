@@ -134,9 +134,9 @@ impl PrefillScratch {
     }
 }
 
-/// Parts of the attention of one token over all tiers, at most.
+/// Parts of the attention of one token over all tiers and over recalled rows, at most.
 fn most_parts(gpu: &Gpu) -> usize {
-    MOST_TIERS * gpu.tuning().attention_splits as usize
+    (MOST_TIERS + 1) * gpu.tuning().attention_splits as usize
 }
 
 /// Activations of one decode step.

@@ -115,7 +115,7 @@ impl KvOptions {
             share => (Arc::new(Auto { share, weights: None, saver }), KvBits::Four),
         };
         let tail = policy.per_head().then_some(Format::both(KvBits::Three));
-        Self { policy, format: Format::both(bits), tail, merge: false }
+        Self { policy, format: Format::both(bits), tail, ..Self::full() }
     }
 }
 

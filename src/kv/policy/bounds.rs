@@ -83,8 +83,10 @@ impl Bounds {
     /// # Errors
     /// [`crate::Error::Invalid`] when the policy cannot be applied to such a context.
     pub fn new(options: &KvOptions, layers: usize, context: usize) -> Result<Option<Self>> {
-        // What a merged row stands for takes the place of a running sum, so that nothing ranks it later.
-        let Some(rank) = options.policy.rank().filter(|_| !options.merge) else { return Ok(None) };
+        // What a merged row stands for takes the place of a running sum, so that nothing ranks it later; and what is
+        // to come back from the host must not be gone.
+        let keeps_all = options.merge || options.offload.is_some();
+        let Some(rank) = options.policy.rank().filter(|_| !keeps_all) else { return Ok(None) };
         let plan = options.policy.plan(context, layers)?;
         let gains = plan.gains(&Tiers::new(options), true);
         let bound = |(rows, most): (&super::LayerRows, TierRows)| {

@@ -80,6 +80,8 @@ pub struct Choice {
     pub merge: bool,
     /// Lets the last third of the layers run on three fifths of a prompt's rows (`auto`).
     pub prefill_saver: bool,
+    /// Sends rows that the policy drops to the host, and lets so many of each layer come back at once.
+    pub offload: Option<usize>,
 }
 
 fn refuse<T>(reason: &str) -> Result<T> {
@@ -98,6 +100,11 @@ impl Choice {
             nothing if *nothing == Self::default() => Name::Auto,
             _ => Name::Full,
         });
+        if self.offload.is_some()
+            && (self.prefill_saver || matches!(name, Name::Full | Name::Pyramid | Name::Tsp))
+        {
+            return refuse("--offload needs a policy that drops rows of the cache, and of the cache alone");
+        }
         if name == Name::Auto {
             return self.auto();
         }
@@ -115,27 +122,31 @@ impl Choice {
                 (policy, Some(Format::both(bits(Some(few))?)))
             }
         };
-        let merge = self.merge;
-        if merge && (name == Name::Full || self.demote.is_some()) {
+        let (merge, offload) = (self.merge, self.offload);
+        if merge && (name == Name::Full || self.demote.is_some() || offload.is_some()) {
             return refuse(
-                "--merge needs a policy that drops rows, such as --kv joint, and none that --demote keeps",
+                "--merge needs a policy that drops rows, such as --kv joint, and none that --demote or --offload keeps",
             );
         }
         if merge && policy.thinning().is_some() {
             return refuse("--merge does not go with a policy that thins generated rows; try --kv joint");
         }
-        Ok(KvOptions { policy, format, tail, merge })
+        Ok(KvOptions { policy, format, tail, merge, offload })
     }
 
     fn auto(&self) -> Result<KvOptions> {
-        let Self { policy, share, merge, prefill_saver, .. } = *self;
-        let plain = Self { policy, share, merge, prefill_saver, ..Self::default() };
+        let Self { policy, share, merge, prefill_saver, offload, .. } = *self;
+        let plain = Self { policy, share, merge, prefill_saver, offload, ..Self::default() };
         if *self != plain {
             return refuse("--kv auto chooses rows and bits itself; say how many bytes with --kv-share");
         }
         let share = share.unwrap_or(SHARE);
         // Refuses absurd shares.
-        KvOptions::auto(share).map(|_| KvOptions { merge, ..KvOptions::within(share, prefill_saver) })
+        KvOptions::auto(share).map(|_| KvOptions {
+            merge,
+            offload,
+            ..KvOptions::within(share, prefill_saver)
+        })
     }
 
     fn named(&self, name: Name) -> Result<Arc<dyn Policy>> {
@@ -233,6 +244,8 @@ mod tests {
             r#"{"merge":true}"#,
             r#"{"policy":"h2o","demote":3,"merge":true}"#,
             r#"{"policy":"pyramid","merge":true}"#,
+            r#"{"policy":"tsp","offload":64}"#,
+            r#"{"prefillSaver":true,"offload":64}"#,
         ] {
             assert!(matches!(options(json), Err(Error::Invalid(_))), "{json}");
         }
