@@ -80,7 +80,8 @@ fn a_report_is_made_and_an_interrupted_run_goes_on() {
     assert_eq!((text(full, "ratio"), text(full, "kl"), text(full, "agrees")), (1.0, 0.0, 1.0));
     assert!(text(joint, "kl") > 0.0 && text(joint, "ratio") != 1.0, "{joint}");
     let share = joint["kv_share"].as_f64().expect("a number");
-    assert!((0.17..=0.2).contains(&share), "{share}");
+    // The first tokens in 8 bits and the centre of the keys weigh in so short a prompt.
+    assert!((0.17..=0.23).contains(&share), "{share}");
     assert!(joint["rows_per_layer"][0].as_u64() < full["rows_per_layer"][0].as_u64());
     assert!(joint["speed"][0]["pool_bytes"].as_u64() < full["speed"][0]["pool_bytes"].as_u64());
     assert!(read("report.md").contains("## Quality, tuned (1 windows)"));
