@@ -95,7 +95,7 @@ impl Choice {
         let name = self.policy.unwrap_or(match self {
             Self { preset: Some(_), .. } => Name::Pyramid,
             Self { share: Some(_), .. } | Self { prefill_saver: true, .. } => Name::Auto,
-            nothing if *nothing == Self::default() => Name::Auto,
+            nothing if Self { offload: None, ..nothing.clone() } == Self::default() => Name::Auto,
             _ => Name::Full,
         });
         if self.offload.is_some()
@@ -202,6 +202,7 @@ mod tests {
             (r#"{"policy":"snapkv"}"#, "snapkv"),
             (r#"{"policy":"joint-expected"}"#, "joint-expected"),
             (r#"{"share":0.1}"#, "auto"),
+            (r#"{"offload":64}"#, "auto"),
             (r#"{"share":0.4}"#, "full"),
         ] {
             assert_eq!(options(json).unwrap().policy.name(), name, "{json}");
