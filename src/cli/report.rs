@@ -44,8 +44,11 @@ pub fn summary(session: &Session) -> String {
     if timing.answer_tokens > 1 {
         tokens += &format!(" at {:.1}/s", timing.decode_rate());
     }
+    let host = kv.host.map_or(String::new(), |host| {
+        format!("; {} rows on the host, {} pages recalled, {} hits", host.rows, host.recalls, host.hits)
+    });
     format!(
-        "{} prompt tokens at {:.1}/s, {tokens}; KV {}, {:.0} % of a full f16 cache ({}); {}",
+        "{} prompt tokens at {:.1}/s, {tokens}; KV {}, {:.0} % of a full f16 cache ({}){host}; {}",
         timing.prompt_tokens,
         timing.prefill_rate(),
         bytes(kv.bytes),

@@ -28,7 +28,7 @@ use crate::kernels::page_score::page_score;
 use crate::kernels::select::select;
 
 /// What a cache's rows on the host amount to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct HostReport {
     /// Rows on the host, over all layers.
     pub rows: usize,

@@ -221,6 +221,7 @@ struct Report {
     kv_bytes: u64,
     kv_bytes_full_f16: u64,
     rows_per_layer: Vec<usize>,
+    host: Option<crate::HostReport>,
 }
 
 impl Report {
@@ -237,6 +238,7 @@ impl Report {
             kv_bytes: kv.bytes,
             kv_bytes_full_f16: kv.bytes_full_f16,
             rows_per_layer: kv.rows_per_layer,
+            host: kv.host,
         }
     }
 }

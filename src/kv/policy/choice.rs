@@ -97,7 +97,7 @@ impl Choice {
         let name = self.policy.unwrap_or(match self {
             Self { preset: Some(_), .. } => Name::Pyramid,
             Self { share: Some(_), .. } | Self { prefill_saver: true, .. } => Name::Auto,
-            nothing if *nothing == Self::default() => Name::Auto,
+            nothing if Self { offload: None, ..nothing.clone() } == Self::default() => Name::Auto,
             _ => Name::Full,
         });
         if self.offload.is_some()
@@ -219,6 +219,7 @@ mod tests {
             (r#"{"share":0.1,"merge":true}"#, "auto"),
             (r#"{"policy":"joint-expected"}"#, "joint-expected"),
             (r#"{"share":0.1}"#, "auto"),
+            (r#"{"offload":64}"#, "auto"),
             (r#"{"share":0.4}"#, "full"),
         ] {
             assert_eq!(options(json).unwrap().policy.name(), name, "{json}");
