@@ -21,7 +21,7 @@ help: ## list these targets
 
 demo: tools driver ## build, fetch a small model and let it answer PROMPT
 	@model="$(FIND_MODEL)" && cargo build --release && \
-		$(BENBEN) run "$$model" -p "$$PROMPT" --kv pyramid $(ARGS)
+		$(BENBEN) run "$$model" -p "$$PROMPT" $(ARGS)
 
 PORT ?= 8080
 
