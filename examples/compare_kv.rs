@@ -39,7 +39,7 @@ async fn compare(path: &str) -> benben::Result<()> {
     ];
     println!("{} prompt tokens on {}\n", prompt.len(), gpu.describe());
     for (name, policy, format) in cases {
-        let kv = KvOptions { policy, format, tail: None };
+        let kv = KvOptions { policy, format, ..KvOptions::full() };
         let options = SessionOptions { kv, context: Some(1024) };
         let mut session = Session::new(&model, &options)?;
         session.append(&prompt)?;
