@@ -26,9 +26,11 @@ fn key(family: Family, head_dim: usize, kind: Kind, biased: bool) -> ShaderKey {
 
 /// Every width of this kernel in both families, on heads of 64; keys also with biases.
 pub fn variants() -> Vec<ShaderKey> {
-    let families = [Family::Lanes, Family::Groups];
-    let of = |f, kind: Kind| [key(f, 64, kind, false), key(f, 64, kind, !kind.values)];
-    families.into_iter().flat_map(|f| Kind::all().into_iter().flat_map(move |kind| of(f, kind))).collect()
+    let kinds = || Kind::all().into_iter();
+    let biased = kinds().filter(|kind| !kind.values).map(|kind| (kind, true));
+    let all: Vec<_> = kinds().map(|kind| (kind, false)).chain(biased).collect();
+    let families = [Family::Lanes, Family::Groups].into_iter();
+    families.flat_map(|f| all.clone().into_iter().map(move |(kind, b)| key(f, 64, kind, b))).collect()
 }
 
 /// Records the unpacking of the first `count` live rows, in table order, into the rows of `k` and `v`
