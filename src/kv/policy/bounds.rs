@@ -238,7 +238,7 @@ mod tests {
         let falling = bounds(Budget::Rows(300), 500).unwrap();
         assert_eq!(falling.most(0), None);
         assert!(falling.most(7).unwrap() < 200);
-        assert_eq!(Bounds::new(&KvOptions::default(), 8, 500).unwrap(), None);
+        assert_eq!(Bounds::new(&KvOptions::full(), 8, 500).unwrap(), None);
     }
 
     #[test]
