@@ -28,7 +28,7 @@ PORT ?= 8080
 web: web-build ## build for the browser, fetch a small model and serve both on this machine (needs Node.js)
 	@model="$(FIND_MODEL)" && node web/serve.mjs "$$model" $(PORT)
 
-web-build: tools ## build web/pkg for the browser
+web-build: tools ## build web/wasm and the npm package web/pkg
 	@.ci/build-web
 
 web-test: web-build driver ## run the browser build in Chromium and compare it with the native one (needs Node.js)
@@ -69,7 +69,7 @@ peers: tools driver ## measure llama.cpp's Vulkan back end beside benben (needs 
 
 clean: ## delete what builds made
 	cargo clean
-	rm -rf web/pkg web/test/node_modules benches/peers/node_modules
+	rm -rf web/pkg web/wasm web/test/node_modules benches/peers/node_modules
 
 tools:
 	@.ci/setup-tools

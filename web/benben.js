@@ -4,23 +4,20 @@
 //   for await (const { text } of model.generate([{ role: "user", content: "Hello!" }])) show(text);
 //   model.dispose();
 //
-// Everything that can be stopped takes an AbortSignal; what is stopped throws its reason, as `fetch` does.
-// Errors carry a `code`, such as "no-webgpu", "format" or "does-not-fit".
+// Everything that can be stopped takes an AbortSignal. What goes wrong is a BenbenError, whose `code` tells kinds
+// apart. Types and the options in full are in benben.d.ts.
 
-/**
- * @typedef {{policy?: "full"|"pyramid"|"tsp"|"kv-only", preset?: "7b"|"13b"|"70b", keep?: number, rows?: number,
- *   perHead?: boolean, kBits?: 16|8|4, vBits?: 16|8|4}} Kv
- * @typedef {{phase: "download"|"read"|"upload"|"compile", done: number, total: number?, rate: number?}} Progress
- *   `done` and `total` in bytes, `rate` in bytes per second
- * @typedef {{role: "system"|"user"|"assistant", content: string}} Message
- */
+import { BenbenError } from "./errors.js";
+
+export { BenbenError };
 
 export class Benben {
   #worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
   /** Calls under way: what resolves each, and who hears of its progress. */
   #calls = new Map();
   #next = 0;
-  /** What was loaded: name, layers, context, weightBytes, adapter, software. */
+  #end;
+  /** What was loaded, and what computes it. */
   info;
 
   constructor() {
@@ -28,22 +25,18 @@ export class Benben {
       const call = this.#calls.get(id);
       if (event) return call?.onEvent(event);
       this.#calls.delete(id);
-      if (error) call?.reject(Object.assign(new Error(error.message), { code: error.code }));
+      if (error) call?.reject(BenbenError.from(error));
       else call?.resolve(result);
     };
-    this.#worker.onerror = (event) => this.#end(event.message ?? "the worker did not start", "worker");
+    this.#worker.onerror = (event) => this.#close(new BenbenError("worker", event.message ?? "the worker did not start"));
   }
 
-  /**
-   * Loads a GGUF file.
-   * @param {string|URL|Blob|ArrayBuffer} source where it is, or what it holds
-   * @param {{kv?: Kv, context?: number, onProgress?: (p: Progress) => void, signal?: AbortSignal}} options
-   */
+  /** Loads a model from where it is, or from what it holds. */
   static async load(source, { kv, context, onProgress = () => {}, signal } = {}) {
-    signal?.throwIfAborted();
+    if (signal?.aborted) throw BenbenError.cancelled(signal.reason);
     const model = new Benben();
     const from = typeof source === "string" || source instanceof URL ? new URL(source, location).href : source;
-    const stop = () => model.dispose(signal.reason);
+    const stop = () => model.#close(BenbenError.cancelled(signal.reason));
     signal?.addEventListener("abort", stop);
     try {
       model.info = await model.#call("load", [from, { kv, context }], onProgress);
@@ -56,25 +49,20 @@ export class Benben {
     }
   }
 
-  /**
-   * Answers a conversation, or goes on with a text. Yields one `{text, id}` for each token; text may be empty
-   * while a character is incomplete. The generator returns "stop" or "length".
-   * @param {Message[]|string} prompt
-   * @param {{maxTokens?: number, temperature?: number, topK?: number, topP?: number, minP?: number,
-   *   repetitionPenalty?: number, seed?: number, signal?: AbortSignal}} options
-   */
-  async *generate(prompt, { signal, ...options } = {}) {
-    signal?.throwIfAborted();
+  /** Answers a conversation, or goes on with a text; yields a piece for each token, and returns why it ended. */
+  async *generate(prompt, { signal, onProgress = () => {}, ...options } = {}) {
+    if (signal?.aborted) throw BenbenError.cancelled(signal.reason);
     const pieces = [];
     let wake, end, failure;
-    const stop = () => this.#call("cancel");
-    const answer = this.#call("generate", [prompt, options], (piece) => (pieces.push(piece), wake?.()));
+    const stop = () => this.#call("cancel").then(wake, wake);
+    const hear = (event) => (event.phase ? onProgress(event) : (pieces.push(event), wake?.()));
+    const answer = this.#call("generate", [prompt, options], hear);
     const ended = answer.then((why) => (end = why), (error) => (failure = error)).then(() => wake?.());
     signal?.addEventListener("abort", stop);
     try {
       for (;;) {
         while (pieces.length) yield pieces.shift();
-        if (signal?.aborted) throw signal.reason;
+        if (signal?.aborted) throw BenbenError.cancelled(signal.reason);
         if (failure) throw failure;
         if (end) return end;
         await new Promise((resolve) => (wake = resolve));
@@ -92,9 +80,14 @@ export class Benben {
     return this.#call("stats");
   }
 
-  /** The positions whose rows live in a layer, once an answer has ended. */
-  positions(layer) {
-    return this.#call("positions", [layer]);
+  /** Which tokens live: for each layer the positions whose rows it holds, as they are now. */
+  positions() {
+    return this.#call("positions");
+  }
+
+  /** The conversation's tokens from the one at `first` on, each for people to read. */
+  tokens(first = 0) {
+    return this.#call("tokens", [first]);
   }
 
   /** Begins a new conversation with other KV options; the weights stay. */
@@ -102,19 +95,22 @@ export class Benben {
     return this.#call("configure", [{ kv, context }]);
   }
 
-  /** Frees everything; calls under way are rejected with `reason`. */
-  dispose(reason = new DOMException("the model was disposed of", "AbortError")) {
-    this.#worker.terminate();
-    for (const { reject } of this.#calls.values()) reject(reason);
-    this.#calls.clear();
+  /** Frees everything; calls under way are rejected. */
+  dispose() {
+    this.#close(BenbenError.cancelled(new Error("the model was disposed of")));
   }
 
-  #end(message, code) {
-    this.dispose(Object.assign(new Error(message), { code }));
+  #close(error) {
+    if (this.#end) return;
+    this.#end = error;
+    this.#worker.terminate();
+    for (const { reject } of this.#calls.values()) reject(error);
+    this.#calls.clear();
   }
 
   #call(method, args = [], onEvent = () => {}) {
     return new Promise((resolve, reject) => {
+      if (this.#end) return reject(this.#end);
       const id = this.#next++;
       this.#calls.set(id, { resolve, reject, onEvent });
       this.#worker.postMessage({ id, method, args });

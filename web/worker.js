@@ -1,44 +1,113 @@
 // The engine, away from the page: fetches a model, holds its session, answers the calls of benben.js.
 
-import init, { Model } from "./pkg/benben.js";
+import init, { Model } from "./wasm/benben.js";
 
 let model, session;
+/** Where the model came from and how its session was opened: what it takes to do so again. */
+let loaded;
+/** Who asked for the positions amid an answer; its next token brings them. */
+let looks = [];
+let answering = false;
+/** Whether the answer under way is to end, also while there is no session to tell. */
+let cancelled = false;
 
 const methods = {
-  async load(source, options, progress) {
-    const adapter = await findAdapter();
-    const [bytes] = await Promise.all([read(source, progress), init()]);
-    const report = throttled(progress);
-    model = await Model.load(bytes, options, (done, total) => report({ phase: "upload", done, total }));
-    await methods.configure(options, progress);
-    return { ...model.info(), adapter };
+  load(source, options, progress) {
+    loaded = { source, options };
+    return open(progress);
   },
 
-  async configure(options, progress) {
-    const next = model.session(options);
-    session?.free();
-    session = next;
-    progress({ phase: "compile", done: 0, total: null, rate: null });
-    await session.warmUp();
+  configure(options, progress) {
+    loaded.options = options;
+    return begin(progress).catch((error) => recover(error, [], 0, progress));
   },
 
-  generate(prompt, options, event) {
+  async generate(prompt, options, event) {
     if (typeof prompt === "string") session.text(prompt);
     else session.chat(prompt);
-    return session.generate(options, (text, id) => event({ text, id }));
+    const prefill = (done, total) => event({ phase: "prefill", done, total, rate: null });
+    let said = 0;
+    const piece = (text, id) => {
+      if (id !== undefined) said++;
+      event({ text, id });
+      return looks.length ? show : undefined;
+    };
+    [answering, cancelled] = [true, false];
+    try {
+      for (let before = -1; ; before = said) {
+        try {
+          return await session.generate(options, prefill, piece);
+        } catch (error) {
+          // A device that is lost again before it gave a token will not give one.
+          if (before === said) throw error;
+          await recover(error, session.ids(), said, event);
+          if (cancelled) return "cancel";
+        }
+      }
+    } finally {
+      answering = false;
+      if (looks.length) session.positions().then(show, () => show([]));
+    }
   },
 
-  cancel: () => session.cancel(),
+  cancel() {
+    cancelled = true;
+    session?.cancel();
+  },
+
   stats: () => session.stats(),
-  positions: (layer) => session.positions(layer),
+  positions: () => (answering ? new Promise((resolve) => looks.push(resolve)) : session.positions()),
+  tokens: (first) => session.words(first),
 };
+
+function show(positions) {
+  for (const look of looks.splice(0)) look(positions);
+}
+
+/** Opens the device, the model and its session. */
+async function open(progress) {
+  const { source, options } = loaded;
+  const adapter = await findAdapter();
+  const [bytes] = await Promise.all([read(source, progress), init()]);
+  const report = throttled(progress);
+  model = await Model.load(bytes, options, (done, total) => report({ phase: "upload", done, total }));
+  await begin(progress);
+  return { ...model.info(), adapter };
+}
+
+/** Begins a conversation. */
+async function begin(progress) {
+  const next = model.session(loaded.options);
+  session?.free();
+  session = next;
+  progress({ phase: "compile", done: 0, total: null, rate: null });
+  await session.warmUp();
+}
+
+/** After the loss of the device: a new one, the model on it, and a session that holds the same conversation. */
+async function recover(error, ids, said, progress) {
+  if (error?.code !== "device-lost") throw error;
+  progress({ phase: "restore", done: 0, total: null, rate: null });
+  const old = [session, model];
+  session = undefined;
+  try {
+    await open(progress);
+  } catch (failure) {
+    // The next call finds the lost session again, and tries once more.
+    [session, model] = old;
+    throw failure;
+  }
+  for (const lost of old) lost.free();
+  session.restore(ids, said);
+}
 
 onmessage = async ({ data: { id, method, args } }) => {
   try {
     const result = await methods[method](...args, (event) => postMessage({ id, event }));
     postMessage({ id, result });
   } catch (error) {
-    postMessage({ id, error: { message: error?.message ?? String(error), code: error?.code ?? "unknown" } });
+    const { message = String(error), code = "unknown", need, limit } = error ?? {};
+    postMessage({ id, error: { message, code, need, limit } });
   }
 };
 

@@ -1,5 +1,6 @@
 //! One conversation: its tokens, its cache and the activations that it works with.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use super::generate::Timing;
@@ -146,18 +147,39 @@ impl Session {
     /// # Errors
     /// [`Error::Invalid`] for a layer that the model does not have, [`Error::DeviceLost`].
     pub async fn positions(&mut self, layer: usize) -> Result<Vec<Vec<u32>>> {
-        let Some(&rows) = self.cache.rows().get(layer) else {
-            let layers = self.cache.rows().len();
+        let layers = self.cache.rows().len();
+        if layer >= layers {
             return Err(Error::Invalid(format!("there is no layer {layer}; the model has {layers}")));
-        };
-        let pool = self.cache.layer(layer);
-        let (book, capacity) = (self.rec.read(&pool.book, 0, pool.book.len()), pool.capacity);
+        }
+        let positions = self.read_positions(layer);
         self.rec.submit();
-        let book = book.await?;
-        self.model.gpu().check()?;
-        // A set's four regions begin with the slots of its live rows, then the positions by slot.
-        let live = |set: &[u32]| set[..rows].iter().map(|&slot| set[capacity + slot as usize]).collect();
-        Ok(book.chunks_exact(4 * capacity).map(live).collect())
+        let positions = positions.await?;
+        self.model.gpu().check().map(|()| positions)
+    }
+
+    /// As [`Session::positions`] for every layer, all as they stand at one moment.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`].
+    pub async fn all_positions(&mut self) -> Result<Vec<Vec<Vec<u32>>>> {
+        let reads: Vec<_> = (0..self.cache.rows().len()).map(|layer| self.read_positions(layer)).collect();
+        self.rec.submit();
+        let mut positions = Vec::with_capacity(reads.len());
+        for read in reads {
+            positions.push(read.await?);
+        }
+        self.model.gpu().check().map(|()| positions)
+    }
+
+    /// Records the read-back of a layer's live positions.
+    fn read_positions(&mut self, layer: usize) -> impl Future<Output = Result<Vec<Vec<u32>>>> + use<> {
+        let (pool, rows) = (self.cache.layer(layer), self.cache.rows()[layer]);
+        let (book, capacity) = (self.rec.read(&pool.book, 0, pool.book.len()), pool.capacity);
+        async move {
+            // A set's four regions begin with the slots of its live rows, then the positions by slot.
+            let live = |set: &[u32]| set[..rows].iter().map(|&slot| set[capacity + slot as usize]).collect();
+            Ok(book.await?.chunks_exact(4 * capacity).map(live).collect())
+        }
     }
 
     /// How long the last answer took.

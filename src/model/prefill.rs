@@ -48,6 +48,11 @@ impl Block {
         self.layer == self.plan.layers.len()
     }
 
+    /// The share of the layers that are recorded, 0 to 1.
+    pub fn share_done(&self) -> f64 {
+        self.layer as f64 / self.plan.layers.len() as f64
+    }
+
     /// Rows of each layer's cache that the block will add.
     pub fn retained(&self) -> Vec<usize> {
         self.plan.layers.iter().map(|l| l.retain).collect()

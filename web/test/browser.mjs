@@ -32,7 +32,7 @@ const tests = {
   async "every kernel agrees with its twin"() {
     const page = await open();
     const checks = await page.evaluate(async () => {
-      const { default: init, doctor } = await import("./pkg/benben.js");
+      const { default: init, doctor } = await import("./wasm/benben.js");
       await init();
       return doctor();
     });
