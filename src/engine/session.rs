@@ -130,6 +130,7 @@ impl Session {
         self.cache.clear();
         self.cached = 0;
         self.thinning = None;
+        self.timing = Timing::default();
     }
 
     /// What the cache holds now.

@@ -100,7 +100,6 @@ impl WebSession {
         let options: AnswerChoice = read(&options).map_err(error)?;
         let mut session = self.take().map_err(error)?;
         self.cancel.reset();
-        self.report.replace(Report::of(&session));
         let end = self.answer(&mut session, options.options(), &prefill, &piece).await;
         self.report.replace(Report::of(&session));
         self.session.replace(Some(session));
@@ -184,6 +183,7 @@ impl WebSession {
         }
         options.max_tokens = options.max_tokens.saturating_sub(said);
         let mut answer = session.generate(&options).map_err(error)?;
+        self.report.replace(Report::of(answer.session()));
         // A listener that throws has no say in whether the prompt runs.
         let report =
             |done: usize, total: usize| drop(prefill.call2(&JsValue::NULL, &done.into(), &total.into()));
