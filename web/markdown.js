@@ -1,14 +1,15 @@
 // Markdown into elements while it is being written: headings, lists, tables, quotes, code, emphasis, links.
 //
 // Text reaches the page through text nodes alone, so that nothing a model says can become markup. A block is final
-// once the next one has begun; only the last one is built anew when text arrives, which is why nothing flickers.
+// once the first line of the next one is complete; only what may still change is built anew when text arrives, which
+// is why nothing flickers.
 
 export class Markdown {
   #element;
   #text = "";
-  /** Where the last block begins, and its element. */
+  /** Where the first block begins that may still change, and the elements from there on. */
   #from = 0;
-  #last = null;
+  #open = [];
   #due = 0;
 
   /** @param {HTMLElement} element what it fills */
@@ -32,10 +33,14 @@ export class Markdown {
     this.#due = 0;
     const blocks = split(this.#text.slice(this.#from));
     const elements = blocks.map(({ lines, render }) => render(lines));
-    this.#last?.remove();
+    for (const element of this.#open) element.remove();
     this.#element.append(...elements);
-    this.#last = elements.at(-1) ?? null;
-    this.#from += blocks.at(-1)?.start ?? 0;
+    // A line that has only begun may yet turn out to belong to the block before: "2" becomes "2. second".
+    const last = blocks.at(-1);
+    const begun = last?.lines.length === 1 && this.#text.endsWith(last.lines[0]);
+    const first = Math.max(0, blocks.length - (begun ? 2 : 1));
+    this.#open = elements.slice(first);
+    this.#from += blocks[first]?.start ?? 0;
   }
 }
 

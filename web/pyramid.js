@@ -122,17 +122,20 @@ export class Pyramid {
     this.point(to);
   }
 
+  /** Draws soon, and at most ten times a second. */
   #redraw() {
-    this.#frame ||= requestAnimationFrame(() => ((this.#frame = 0), this.#draw()));
+    this.#frame ||= setTimeout(() => requestAnimationFrame(() => ((this.#frame = 0), this.#draw())), 100);
   }
 
   #draw() {
     const canvas = this.#canvas;
     const [width, height, scale] = [canvas.clientWidth, canvas.clientHeight, devicePixelRatio];
-    canvas.width = Math.round(width * scale);
-    canvas.height = Math.round(height * scale);
+    const [wide, high] = [Math.round(width * scale), Math.round(height * scale)];
+    if (canvas.width !== wide) canvas.width = wide;
+    if (canvas.height !== high) canvas.height = high;
     const context = canvas.getContext("2d");
-    context.scale(scale, scale);
+    context.setTransform(scale, 0, 0, scale, 0, 0);
+    context.clearRect(0, 0, width, height);
     const style = getComputedStyle(canvas);
     const [bar, ghost, ink] = ["--bar", "--ghost", "--ink"].map((name) => style.getPropertyValue(name));
     const layers = this.#rows.length;
@@ -149,12 +152,14 @@ export class Pyramid {
       else this.#drawCells(fill, layer, bar, ghost);
     }
     context.globalAlpha = 1;
-    if (this.#column !== null && this.#view === "tokens") {
-      const unit = this.#unit();
-      context.strokeStyle = ink;
-      context.lineWidth = 1.5;
-      context.strokeRect(this.#column * unit - 0.5, 0.75, Math.max(unit, 2), height - 1.5);
-    }
+    if (this.#view === "shape") return;
+    const unit = this.#unit();
+    // The gaps between cells, where cells are wide enough to be told apart.
+    for (let token = 1; unit > 4 && token <= this.#tokens; token++) context.clearRect(token * unit - 1, 0, 1, height);
+    if (this.#column === null) return;
+    context.strokeStyle = ink;
+    context.lineWidth = 1.5;
+    context.strokeRect(this.#column * unit - 0.5, 0.75, Math.max(unit, 2), height - 1.5);
   }
 
   #drawLength(fill, layer, width, bar, ghost) {
@@ -163,19 +168,17 @@ export class Pyramid {
     fill(bar, 1, (width - wide) / 2, wide);
   }
 
+  /** Draws neighbours of a kind as one. */
   #drawCells(fill, layer, bar, ghost) {
     const unit = this.#unit();
-    const gap = unit > 4 ? 1 : 0;
     const held = this.#held[layer] ?? [];
     const reached = layer < this.#share * this.#rows.length ? 255 : 0;
     const share = (token) => (token < this.#known ? held[token] : reached);
-    // Cells so wide that gaps show are drawn one by one, narrower ones as runs of their like.
     for (let token = 0; token < this.#tokens; ) {
       const lit = share(token);
       let end = token + 1;
-      while (!gap && end < this.#tokens && share(end) === lit) end++;
-      const [x, wide] = [token * unit, Math.max((end - token) * unit - gap, 0.5)];
-      fill(lit ? bar : ghost, lit ? 0.35 + (0.65 * lit) / 255 : 1, x, wide);
+      while (end < this.#tokens && share(end) === lit) end++;
+      fill(lit ? bar : ghost, lit ? 0.35 + (0.65 * lit) / 255 : 1, token * unit, Math.max((end - token) * unit, 0.5));
       token = end;
     }
   }

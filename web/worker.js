@@ -5,10 +5,13 @@ import init, { Model } from "./wasm/benben.js";
 let model, session;
 /** Where the model came from and how its session was opened: what it takes to do so again. */
 let loaded;
+/** What has the session to itself, which the next such call waits for. */
+let last = Promise.resolve();
+/** Answers that were asked for and have not ended. */
+let answers = 0;
 /** Who asked for the positions amid an answer; its next token brings them. */
 let looks = [];
-let answering = false;
-/** Whether the answer under way is to end, also while there is no session to tell. */
+/** Whether the answer under way is to end, also while it has no device. */
 let cancelled = false;
 
 const methods = {
@@ -17,48 +20,63 @@ const methods = {
     return open(progress);
   },
 
-  configure(options, progress) {
-    loaded.options = options;
-    return begin(progress).catch((error) => recover(error, [], 0, progress));
-  },
+  configure: (options, progress) =>
+    alone(() => {
+      loaded.options = options;
+      return begin(progress).catch((error) => recover(error, [], 0, progress));
+    }),
 
   async generate(prompt, options, event) {
-    if (typeof prompt === "string") session.text(prompt);
-    else session.chat(prompt);
-    const prefill = (done, total) => event({ phase: "prefill", done, total, rate: null });
-    let said = 0;
-    const piece = (text, id) => {
-      if (id !== undefined) said++;
-      event({ text, id });
-      return looks.length ? show : undefined;
-    };
-    [answering, cancelled] = [true, false];
+    answers++;
     try {
-      for (let before = -1; ; before = said) {
-        try {
-          return await session.generate(options, prefill, piece);
-        } catch (error) {
-          // A device that is lost again before it gave a token will not give one.
-          if (before === said) throw error;
-          await recover(error, session.ids(), said, event);
-          if (cancelled) return "cancel";
-        }
-      }
+      return await alone(() => answer(prompt, options, event));
     } finally {
-      answering = false;
-      if (looks.length) session.positions().then(show, () => show([]));
+      answers--;
     }
   },
 
   cancel() {
     cancelled = true;
-    session?.cancel();
+    session.cancel();
   },
 
   stats: () => session.stats(),
-  positions: () => (answering ? new Promise((resolve) => looks.push(resolve)) : session.positions()),
+  positions: () => (answers ? new Promise((resolve) => looks.push(resolve)) : alone(() => session.positions())),
   tokens: (first) => session.words(first),
 };
+
+/** Runs what needs the session to itself, after what had it before. */
+function alone(work) {
+  return (last = last.then(work, work));
+}
+
+/** Answers, if need be on more than one device. */
+async function answer(prompt, options, event) {
+  cancelled = false;
+  if (typeof prompt === "string") session.text(prompt);
+  else session.chat(prompt);
+  const prefill = (done, total) => event({ phase: "prefill", done, total, rate: null });
+  let said = 0;
+  const piece = (text, id) => {
+    if (id !== undefined) said++;
+    event({ text, id });
+    return looks.length ? show : undefined;
+  };
+  try {
+    for (let before = -1; ; before = said) {
+      try {
+        return await session.generate(options, prefill, piece);
+      } catch (error) {
+        // A device that is lost again before it gave a token will not give one.
+        if (before === said) throw error;
+        await recover(error, session.ids(), said, event);
+        if (cancelled) return "cancel";
+      }
+    }
+  } finally {
+    if (looks.length) show(await session.positions().catch(() => []));
+  }
+}
 
 function show(positions) {
   for (const look of looks.splice(0)) look(positions);
@@ -88,17 +106,14 @@ async function begin(progress) {
 async function recover(error, ids, said, progress) {
   if (error?.code !== "device-lost") throw error;
   progress({ phase: "restore", done: 0, total: null, rate: null });
-  const old = [session, model];
-  session = undefined;
+  const lost = model;
   try {
     await open(progress);
-  } catch (failure) {
-    // The next call finds the lost session again, and tries once more.
-    [session, model] = old;
-    throw failure;
+    session.restore(ids, said);
+  } finally {
+    // Where no new model came, the next call finds the lost one and tries again.
+    if (model !== lost) lost.free();
   }
-  for (const lost of old) lost.free();
-  session.restore(ids, said);
 }
 
 onmessage = async ({ data: { id, method, args } }) => {

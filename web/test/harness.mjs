@@ -22,6 +22,8 @@ const browser = await chromium.launch({
 /** A page of its own storage; what it throws fails the test. */
 export async function open({ path = "", init, ...options } = {}) {
   const page = await browser.newPage(options);
+  // A software GPU on a busy machine takes its time.
+  page.setDefaultTimeout(120_000);
   page.on("pageerror", (error) => assert.fail(`the page threw ${error}`));
   page.on("console", (message) => message.type() === "error" && console.error(`  page: ${message.text()}`));
   if (init) await page.addInitScript(init);
