@@ -14,7 +14,7 @@ BENBEN := cargo run --release --quiet --bin benben --
 FIND_MODEL := $${MODEL:-$$(.ci/fetch-model)}
 EXAMPLES := hello compare_kv frame_loop
 
-.PHONY: help demo web web-build web-test test examples fmt lint doc bench peers clean tools driver
+.PHONY: help demo web web-build web-test test examples fmt lint doc bench peers peers-web clean tools driver
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,10 @@ peers: tools driver ## measure llama.cpp's Vulkan back end beside benben (needs 
 	@model="$(FIND_MODEL)" && cargo build --release && \
 		(cd benches/peers && npm install --loglevel=error) && \
 		node benches/peers/llama_cpp.mjs "$$model" $(ARGS)
+
+peers-web: web-build ## measure wllama beside benben in Chromium (needs Node.js; minutes)
+	@model="$(FIND_MODEL)" && (cd benches/peers && npm install --loglevel=error) && \
+		node benches/peers/browser.mjs "$$model" $(ARGS)
 
 clean: ## delete what builds made
 	cargo clean

@@ -52,7 +52,7 @@ export class Chat {
         item.remove();
         if (signal.aborted) question.remove();
         this.#$("prompt").value ||= text;
-        this.#$("ideas").hidden = this.#messages.length > 0;
+        this.#$("ideas").hidden = this.#$("log").childElementCount > 0;
       }
       await this.#side.settle();
     });
@@ -111,6 +111,7 @@ export class Chat {
     watcher?.follow();
     const onProgress = (progress) => {
       note.textContent = this.#progress(progress);
+      this.#stay();
       if (progress.phase !== "prefill") return;
       question.style.setProperty("--read", `${(100 * progress.done) / progress.total}%`);
       watcher?.read(progress.done, progress.total);

@@ -187,7 +187,7 @@ export class Pyramid {
 /** What the picture shows, in words. */
 export function describePyramid(rows, tokens) {
   if (!tokens) return "Empty: nothing was said yet.";
-  if (!rows[0]) return `${tokens} tokens are being read, layer by layer.`;
+  if (!rows[0]) return `${tokens} tokens, of which none was read yet.`;
   const last = rows.length - 1;
   return `${tokens} tokens; the first of ${rows.length} layers holds ${rows[0]} of them, the last ${rows[last]}.`;
 }

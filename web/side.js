@@ -66,6 +66,7 @@ export class Side {
   follow() {
     clearInterval(this.#timer);
     this.#words = [];
+    this.#pyramid.read(0, 0);
     this.#timer = setInterval(() => (this.#count(), this.#look()), PERIOD);
   }
 

@@ -33,6 +33,7 @@ const problems = {
   download: ["The download failed", "Check the address; the server must also allow other sites to read it (CORS)."],
   format: ["This file is no model for benben", "benben reads GGUF files of the Llama family."],
   "does-not-fit": ["It does not fit", "A smaller model, one of fewer bits, or a cache of fewer bits needs less."],
+  unsupported: ["The GPU cannot do this", "Other tabs may hold it; asking again tries again, and a reload starts afresh."],
   "context-full": ["The conversation is too long", "A shorter message or a new conversation fits."],
   "out-of-memory": ["The GPU is out of memory", "Close other tabs and programs that use it, or take a smaller model."],
   "device-lost": [

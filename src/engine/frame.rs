@@ -117,6 +117,7 @@ impl Generation<'_> {
         let total = self.course.total - before;
         while self.session.next_kind(&self.course) == Kind::Prefill {
             self.submit_pieces(budget)?;
+            give_way().await;
             std::future::poll_fn(|cx| self.pace.poll(cx)).await?;
             self.session.model.gpu().check()?;
             progress(self.session.cached - before + self.course.rows_done(), total);
@@ -142,4 +143,17 @@ impl Generation<'_> {
         self.pace.start(submission, kind, pieces);
         Ok(pieces as usize)
     }
+}
+
+/// Lets others have a turn: on a device that is always done already, work in pieces could not be left otherwise.
+async fn give_way() {
+    let mut gave = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut gave, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
