@@ -27,7 +27,7 @@ export class BenbenError extends Error {
   static from({ code, message, ...details }) {
     const said = message
       .replace(/ \(install [^)]*\)/, "")
-      .replace(/JsValue\((.*?)(?: undefined)?\)/, "$1")
+      .replace(/JsValue\(([^)]*?)\s*(?:undefined)?\)/, "$1")
       .replace("try --weights q4", "a file of fewer bits needs less")
       .replace(/--([a-z-]+)/g, (_, flag) => options[flag] ?? camel(flag));
     return new BenbenError(code, said, details);
