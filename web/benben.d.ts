@@ -202,6 +202,12 @@ export class Benben {
    */
   generate(prompt: Message[] | string, options?: GenerateOptions): AsyncGenerator<Piece, "stop" | "length" | "cancel">;
 
+  /**
+   * Another conversation with the same model, which has said the same so far: it copies no rows, both go on on their
+   * own, also at the same time. It waits for an answer under way.
+   */
+  fork(): Promise<Benben>;
+
   /** Of the last answer, or of the one under way. */
   stats(): Promise<Stats>;
 

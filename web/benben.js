@@ -2,6 +2,7 @@
 //
 //   const model = await Benben.load("model.gguf", { kv: { policy: "pyramid" }, onProgress });
 //   for await (const { text } of model.generate([{ role: "user", content: "Hello!" }])) show(text);
+//   const other = await model.fork(); // goes on from here on its own
 //   model.dispose();
 //
 // A model is fetched once: it stays in the browser's private storage, opens from there without a network, and an
@@ -96,6 +97,11 @@ export class Benben {
       if (!end && !failure) stop();
       await ended;
     }
+  }
+
+  /** Another conversation that has said the same so far; both read the rows that there are, and grow their own. */
+  async fork() {
+    return new Benben(this.#calls, await this.#call("fork"), this.info);
   }
 
   /** Rates, KV bytes and rows of each layer: of the last answer, or of the one under way. */

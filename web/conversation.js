@@ -50,6 +50,14 @@ export class Conversation {
     this.#session.cancel();
   }
 
+  fork() {
+    return this.#alone(() => {
+      const fork = new Conversation(this.#engine, this.#options);
+      fork.#adopt(this.#session.fork(), this.#model);
+      return fork;
+    });
+  }
+
   stats() {
     return { ...this.#session.stats(), heapBytes: this.#engine.loading.memory.buffer.byteLength };
   }

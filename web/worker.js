@@ -5,6 +5,7 @@ import { Load } from "./load.js";
 
 /** Conversations by number; the first is 0, forks count on from there. */
 const chats = new Map();
+let forks = 0;
 
 /** What all conversations share. */
 const engine = {
@@ -51,6 +52,11 @@ const methods = {
 };
 
 const chatMethods = {
+  async fork(chat) {
+    chats.set(++forks, await chats.get(chat).fork());
+    return forks;
+  },
+
   dispose(chat) {
     const disposed = chats.get(chat);
     chats.delete(chat);

@@ -84,6 +84,14 @@ impl WebSession {
         self.with(|session| session.append(&ids)).map_err(error)
     }
 
+    /// Another conversation that has said the same so far: no rows are copied, and each goes on with its own.
+    ///
+    /// # Errors
+    /// An `Error` with a `code`: no room, an answer under way.
+    pub fn fork(&self) -> Result<WebSession, JsValue> {
+        self.with(crate::Session::fork).map(Self::new).map_err(error)
+    }
+
     /// Answers what was added, with `{maxTokens, temperature, topK, topP, minP, repetitionPenalty, seed}`, all
     /// optional. `prefill(done, total)` hears of the prompt's tokens as they run, `piece(text, id)` of every token
     /// of the answer. What `piece` returns, if it is a function, is given the `positions` of that moment. Resolves

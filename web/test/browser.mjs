@@ -39,6 +39,40 @@ const tests = {
     await page.close();
   },
 
+  async "a fork goes on from where it was made, beside the other"() {
+    const page = await open();
+    const found = await page.evaluate(async ({ prompt, maxTokens }) => {
+      const { Benben } = await import("./benben.js");
+      const model = await Benben.load("model.gguf", { kv: { policy: "full" } });
+      const answer = async (chat, text, maxTokens) => {
+        const ids = [];
+        for await (const { id } of chat.generate(text, { maxTokens })) if (id !== undefined) ids.push(id);
+        return { ids, promptTokens: (await chat.stats()).promptTokens };
+      };
+      await answer(model, prompt, 0);
+      const fork = await model.fork();
+      const other = "an old river beside dunes of sand, but no rider";
+      const both = await Promise.all([answer(model, `${prompt} once`, maxTokens), answer(fork, `${prompt} twice`, maxTokens)]);
+      const alone = [];
+      for (const text of [`${prompt} once`, `${prompt} twice`]) {
+        await model.configure({ kv: { policy: "full" } });
+        alone.push(await answer(model, text, maxTokens));
+      }
+      fork.dispose();
+      const gone = await fork.stats().then(() => "none", (error) => error.code);
+      const still = await answer(model, other, 1);
+      model.dispose();
+      return { both, alone, gone, still };
+    }, native);
+    for (const i of [0, 1]) {
+      assert.deepEqual(found.both[i].ids, found.alone[i].ids);
+      assert.ok(found.both[i].promptTokens < found.alone[i].promptTokens, "the beginning ran again");
+    }
+    assert.equal(found.gone, "cancelled");
+    assert.equal(found.still.ids.length, 1);
+    await page.close();
+  },
+
   async "an answer can be stopped, and the next one is whole"() {
     const page = await open();
     const found = await page.evaluate(async ({ prompt, maxTokens }) => {
