@@ -1,7 +1,7 @@
 // The conversation: messages, an answer as it comes, and an answer a second time beside a full cache.
 
 import { Markdown } from "./markdown.js";
-import { bytes, problem, rate, seconds } from "./words.js";
+import { bytes, cache, problem, rate, seconds } from "./words.js";
 
 export class Chat {
   #$;
@@ -163,7 +163,7 @@ export class Chat {
   #compare(item, turn) {
     return this.#run(async (signal) => {
       const mine = document.createElement("div");
-      mine.append(title(`${turn.kv.policy}, K ${turn.kv.kBits} bits, V ${turn.kv.vBits} bits`), ...item.childNodes);
+      mine.append(title(cache(turn.kv)), ...item.childNodes);
       const full = document.createElement("div");
       full.append(title("full, f16"));
       item.replaceChildren(mine, full);

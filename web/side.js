@@ -1,7 +1,7 @@
 // The panel beside the chat: the live pyramid, its bytes against a full cache, rates, the settings, and what computes.
 
 import { describePyramid, Pyramid } from "./pyramid.js";
-import { bytes, rate, seconds } from "./words.js";
+import { bytes, percent, rate, seconds } from "./words.js";
 
 /** Milliseconds between two looks at the cache while an answer is under way. */
 const PERIOD = 400;
@@ -21,19 +21,25 @@ export class Side {
     this.#pyramid = new Pyramid($("pyramid"));
     this.#pyramid.onPoint = (column) => this.#name(column);
     for (const view of ["tokens", "shape"]) $(`view-${view}`).onclick = () => this.#choose(view);
-    const { policy, keep } = $("settings").elements;
-    const limit = () => {
+    const { policy, share, keep } = $("settings").elements;
+    const fit = () => {
+      // Auto chooses rows and bits itself, from a share of the bytes.
+      const auto = policy.value === "auto";
+      share.closest("label").hidden = !auto;
+      for (const own of [keep.closest("label"), ...$("settings").querySelectorAll(".bits")]) own.hidden = auto;
       // A full cache has nothing to keep a share of.
       keep.disabled = policy.value === "full";
-      $("keep-value").textContent = keep.disabled ? "all" : `${Math.round(100 * keep.value)} %`;
+      $("share-value").textContent = percent(share.value);
+      $("keep-value").textContent = keep.disabled ? "all" : percent(keep.value);
     };
-    for (const control of [policy, keep]) control.addEventListener("input", limit);
-    limit();
+    for (const control of [policy, share, keep]) control.addEventListener("input", fit);
+    fit();
   }
 
   /** The KV options that the settings ask for. */
   options() {
-    const { policy, keep, kBits, vBits } = this.#$("settings").elements;
+    const { policy, share, keep, kBits, vBits } = this.#$("settings").elements;
+    if (policy.value === "auto") return { kv: { policy: "auto", share: Number(share.value) } };
     const kv = { policy: policy.value, kBits: Number(kBits.value), vBits: Number(vBits.value) };
     if (policy.value !== "full") kv.keep = Number(keep.value);
     return { kv };

@@ -18,6 +18,23 @@ export function rate(n) {
   return n < 10 ? n.toFixed(1) : Math.round(n).toString();
 }
 
+/** A share of one. */
+export function percent(share) {
+  return `${Math.round(100 * share)} %`;
+}
+
+/** The options of a cache. */
+export function cache({ policy, share, kBits, vBits }) {
+  return policy === "auto" ? `auto, ${percent(share)} of the bytes` : `${policy}, K ${kBits} bits, V ${vBits} bits`;
+}
+
+/** What a model takes, before it is loaded. */
+export function planned({ total, weights, kv, kvFullF16, scratch, storage }) {
+  const cache = `${bytes(kv)} for the conversation at its longest (${bytes(kvFullF16)} if nothing were dropped)`;
+  const kept = storage === "opfs" ? "It stays in this browser until it is deleted." : `It is not kept: ${storage}.`;
+  return `It takes ${bytes(total)} of GPU memory: ${bytes(weights)} for the weights, ${cache}, ${bytes(scratch)} to work with. ${kept}`;
+}
+
 /** Where an error's own sentence does not say: a title, and what to do. */
 const problems = {
   "no-webgpu": [

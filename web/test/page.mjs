@@ -21,11 +21,19 @@ async function shoot(page, name) {
   if (shots) await page.screenshot({ path: join(shots, `benben-web-${name}.png`) });
 }
 
+/** Loads the model beside the page; `planned` is called when it says what that takes, before it downloads. */
+async function load(page, planned = () => {}) {
+  await page.getByRole("button", { name: "Load it" }).press("Enter");
+  await page.getByText(/^It takes .* of GPU memory: /).waitFor();
+  await planned();
+  await page.getByRole("button", { name: /^Download \d/ }).press("Enter");
+  await page.getByText("Ready", { exact: true }).waitFor();
+}
+
 /** The page with the model beside it loaded. */
 async function loaded(options) {
   const page = await open(options);
-  await page.getByRole("button", { name: "Load it" }).press("Enter");
-  await page.getByText("Ready", { exact: true }).waitFor();
+  await load(page);
   await page.getByLabel("Most tokens").selectOption("64");
   return page;
 }
@@ -58,8 +66,7 @@ const tests = {
       const page = await open(options);
       await page.getByRole("button", { name: "Load it" }).waitFor();
       await shoot(page, `${name}-start`);
-      await page.getByRole("button", { name: "Load it" }).press("Enter");
-      await page.getByText("Ready", { exact: true }).waitFor();
+      await load(page, () => shoot(page, `${name}-plan`));
       await shoot(page, `${name}-ready`);
       const longest = await longestTask(page, async () => {
         await page.keyboard.type(QUESTION);
@@ -94,7 +101,7 @@ const tests = {
       await done(page);
       await page.getByRole("button", { name: "Compare with a full cache" }).click();
       await page.getByText(/^The first \d+ of \d+ tokens are the same\.$/).waitFor();
-      assert.deepEqual(await page.locator(".pair h3").allTextContents(), ["pyramid, K 16 bits, V 16 bits", "full, f16"]);
+      assert.deepEqual(await page.locator(".pair h3").allTextContents(), ["auto, 20 % of the bytes", "full, f16"]);
       await shoot(page, `${name}-compared`);
       await ask(page, "And then?");
       await done(page);
@@ -218,8 +225,7 @@ const tests = {
         };\n`;
       await route.fulfill({ response, body: keep + (await response.text()) });
     });
-    await page.getByRole("button", { name: "Load it" }).click();
-    await page.getByText("Ready", { exact: true }).waitFor();
+    await load(page);
     await page.workers()[0].evaluate(() => ((self.refuse = true), self.device.destroy()));
     await ask(page, QUESTION);
     await page.getByText(/^Failed: 0 tokens/).waitFor();
