@@ -3,7 +3,7 @@
 import { Benben } from "./benben.js";
 import { Chat } from "./chat.js";
 import { Side } from "./side.js";
-import { bytes, problem, seconds } from "./words.js";
+import { bytes, planned, problem, seconds } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const CONTEXT = 2048;
@@ -32,22 +32,41 @@ function fail(error) {
 async function load(source, name) {
   const { signal } = (control = new AbortController());
   $("start-note").textContent = "";
+  $("plan").textContent = "";
   progress({ phase: "download", done: 0, total: null });
   show("loading", "loading-title");
   try {
     const options = { ...side.options(), context: CONTEXT };
-    model = await Benben.load(source, { ...options, onProgress: progress, signal });
+    const onPlan = (plan) => agree({ ...plan, name: plan.name || name }, signal);
+    model = await Benben.load(source, { ...options, onPlan, onProgress: progress, signal });
     $("where").textContent = model.info.name || name;
     chat.attach(model, CONTEXT);
     side.attach(model);
     show("chat", "prompt");
   } catch (error) {
     if (!signal.aborted) return fail(error);
-    $("start-note").textContent = "Cancelled. Nothing is left in memory.";
+    $("start-note").textContent = "Cancelled. Nothing is left in memory; a download goes on where it ended.";
     show("start", "start-title");
   } finally {
     control = null;
   }
+}
+
+/** Shows what the model takes, and waits for a yes where it has to be downloaded. */
+async function agree(plan, signal) {
+  $("plan").textContent = planned(plan);
+  if (!plan.download) return;
+  const button = $("download");
+  $("loading-title").textContent = plan.name;
+  button.textContent = `Download ${bytes(plan.download)}`;
+  [button.hidden, $("bar").hidden] = [false, true];
+  button.focus();
+  await new Promise((resolve) => {
+    button.onclick = resolve;
+    signal.addEventListener("abort", resolve);
+  });
+  [button.hidden, $("bar").hidden] = [true, false];
+  $("loading-title").focus();
 }
 
 const phases = { download: "Downloading", read: "Reading", upload: "Moving to the GPU", compile: "Compiling shaders" };
@@ -122,12 +141,12 @@ addEventListener("online", network);
 addEventListener("offline", network);
 network();
 
-/** Offers the model beside the page, where there is one, with what it will cost. */
+/** Offers the model beside the page, where there is one. */
 async function offer() {
   const head = await fetch(MODEL, { method: "HEAD" }).catch(() => null);
   if (!head?.ok) return;
   const size = Number(head.headers.get("content-length"));
-  $("default-size").textContent = size ? `${bytes(size)} to download, about ${bytes(1.15 * size)} of GPU memory` : "";
+  $("default-size").textContent = size ? bytes(size) : "";
   $("default-form").hidden = false;
 }
 
