@@ -30,8 +30,8 @@ export function cache({ policy, share, kBits, vBits }) {
 
 /** What a model takes, before it is loaded. */
 export function planned({ total, weights, kv, kvFullF16, scratch, storage }) {
-  const cache = `${bytes(kv)} for the conversation at its longest (${bytes(kvFullF16)} if nothing were dropped)`;
-  const kept = storage === "opfs" ? "It stays in this browser until it is deleted." : `It is not kept: ${storage}.`;
+  const cache = `${bytes(kv)} for the conversation at its longest (${bytes(kvFullF16)} in a full f16 cache)`;
+  const kept = storage === "opfs" ? "It is kept in this browser." : `It is not kept: ${storage}.`;
   return `It takes ${bytes(total)} of GPU memory: ${bytes(weights)} for the weights, ${cache}, ${bytes(scratch)} to work with. ${kept}`;
 }
 
