@@ -14,7 +14,7 @@ BENBEN := cargo run --release --quiet --bin benben --
 FIND_MODEL := $${MODEL:-$$(.ci/fetch-model)}
 EXAMPLES := hello compare_kv frame_loop
 
-.PHONY: help demo web web-build web-test test examples fmt lint doc bench peers clean tools driver
+.PHONY: help demo web web-build web-test test examples fmt lint doc bench peers peers-web clean tools driver
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ PORT ?= 8080
 web: web-build ## build for the browser, fetch a small model and serve both on this machine (needs Node.js)
 	@model="$(FIND_MODEL)" && node web/serve.mjs "$$model" $(PORT)
 
-web-build: tools ## build web/pkg for the browser
+web-build: tools ## build web/wasm and the npm package web/pkg
 	@.ci/build-web
 
 web-test: web-build driver ## run the browser build in Chromium and compare it with the native one (needs Node.js)
@@ -72,9 +72,13 @@ peers: tools driver ## measure llama.cpp's Vulkan back end beside benben (needs 
 		(cd benches/peers && npm install --loglevel=error) && \
 		node benches/peers/llama_cpp.mjs "$$model" $(ARGS)
 
+peers-web: web-build ## measure wllama beside benben in Chromium (needs Node.js; minutes)
+	@model="$(FIND_MODEL)" && (cd benches/peers && npm install --loglevel=error) && \
+		node benches/peers/browser.mjs "$$model" $(ARGS)
+
 clean: ## delete what builds made
 	cargo clean
-	rm -rf web/pkg web/test/node_modules benches/peers/node_modules
+	rm -rf web/pkg web/wasm web/test/node_modules benches/peers/node_modules
 
 tools:
 	@.ci/setup-tools

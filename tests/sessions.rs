@@ -3,7 +3,10 @@
 #[path = "common/testbed.rs"]
 mod testbed;
 
+use std::cell::Cell;
+use std::future::Future;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use benben::kv::Format;
@@ -158,6 +161,50 @@ fn an_answer_dropped_while_it_thins_leaves_whole_rows() {
         }
         drop(answer);
         assert_in_order(&mut session);
+    }
+}
+
+#[test]
+fn a_prompt_that_is_watched_is_the_same_prompt_and_can_be_left() {
+    for policy in [Arc::new(Full) as Arc<dyn Policy>, Arc::new(Pyramid::with_budget(Budget::Share(0.5)))] {
+        let kv = KvOptions { policy, ..KvOptions::full() };
+        let mut session = session(&SessionOptions { kv, context: Some(1500) });
+        let prompt = prompt(21, 700);
+        let whole = answer(&mut session, &prompt, 12);
+
+        // Left after the first of its pieces, it can be run again from where it still stands.
+        session.clear();
+        session.append(&prompt).unwrap();
+        let mut left = session.generate(&unstopped(12)).unwrap();
+        let first = Cell::new(None);
+        let mut watched =
+            Box::pin(left.prefill(Duration::ZERO, |done, total| first.set(Some((done, total)))));
+        while first.get().is_none() {
+            let poll = watched.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            assert!(poll.is_pending(), "{poll:?} {first:?}");
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        drop(watched);
+        drop(left);
+        assert!(first.get().is_some_and(|(done, total)| done < 700 && total == 700), "{first:?}");
+
+        let mut seen = Vec::new();
+        let mut answer = session.generate(&unstopped(12)).unwrap();
+        block_on(answer.prefill(Duration::ZERO, |done, total| seen.push((done, total)))).unwrap();
+        let mut tokens = vec![block_on(answer.next()).unwrap().unwrap()];
+        let amid = block_on(answer.positions()).unwrap();
+        while let Some(token) = block_on(answer.next()) {
+            tokens.push(token.unwrap());
+        }
+        drop(answer);
+        assert_eq!(tokens, whole);
+        assert!(seen.is_sorted() && seen.len() >= 4, "{seen:?}");
+        let &(done, total) = seen.last().unwrap();
+        assert_eq!(done, total, "{seen:?}");
+        assert!(amid.iter().all(|sets| sets[0].is_sorted_by(|a, b| a < b) && sets[0][..4] == [0, 1, 2, 3]));
+        let by_layer: Vec<_> =
+            (0..amid.len()).map(|layer| block_on(session.positions(layer)).unwrap()).collect();
+        assert_eq!(block_on(session.all_positions()).unwrap(), by_layer);
     }
 }
 

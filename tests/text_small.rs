@@ -106,6 +106,8 @@ fn control_tokens_are_parsed_or_not() {
     let literal = text.encode("a<|im_end|>b", Special::AsText).expect("encodes");
     assert_eq!(literal, bytes("a<|im_end|>b"));
     assert_eq!(text.decode(&[262, 97, 263]).expect("decodes"), "a");
+    assert_eq!([262, 258, 263].map(|id| text.label(id).expect("a label")), ["<s>", " the", "<|im_end|>"]);
+    assert!(text.label(265).is_err());
     assert_eq!(text.stop_tokens(), [263, 264], "the declared end, and a well-known name");
 }
 

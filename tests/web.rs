@@ -43,29 +43,23 @@ fn fat() -> Tiny {
 fn native_answers() {
     let folder = PathBuf::from(std::env::var_os("BENBEN_WEB_TEST").expect("BENBEN_WEB_TEST names a folder"));
     let share = || Budget::Share(0.5);
-    let cases: [(Arc<dyn Policy>, KvBits, KvBits, Value); 4] = [
-        (Arc::new(Full), KvBits::Sixteen, KvBits::Sixteen, json!({"policy": "full"})),
-        (Arc::new(Full), KvBits::Eight, KvBits::Four, json!({"policy": "full", "kBits": 8, "vBits": 4})),
+    let kv =
+        |policy: Arc<dyn Policy>, k, v| KvOptions { policy, format: Format { k, v }, ..KvOptions::full() };
+    let cases = [
+        (KvOptions::full(), json!({"policy": "full"})),
+        (KvOptions::default(), json!({})),
+        (kv(Arc::new(Full), KvBits::Eight, KvBits::Four), json!({"policy": "full", "kBits": 8, "vBits": 4})),
         (
-            Arc::new(Pyramid::with_budget(share())),
-            KvBits::Sixteen,
-            KvBits::Sixteen,
+            kv(Arc::new(Pyramid::with_budget(share())), KvBits::Sixteen, KvBits::Sixteen),
             json!({"policy": "pyramid", "keep": 0.5}),
         ),
         (
-            Arc::new(KvOnly::per_head(share())),
-            KvBits::Four,
-            KvBits::Eight,
+            kv(Arc::new(KvOnly::per_head(share())), KvBits::Four, KvBits::Eight),
             json!({"policy": "kv-only", "keep": 0.5, "perHead": true, "kBits": 4, "vBits": 8}),
         ),
     ];
-    let answers: Vec<Value> = cases
-        .into_iter()
-        .map(|(policy, k, v, options)| {
-            let kv = KvOptions { policy, format: Format { k, v }, ..KvOptions::full() };
-            answer(&testbed::model(), kv, &options)
-        })
-        .collect();
+    let answers: Vec<Value> =
+        cases.into_iter().map(|(kv, options)| answer(&testbed::model(), kv, &options)).collect();
     let ids = |file: ModelFile| {
         let model = testbed::load(&testbed::gpu(), &file);
         answer(&model, KvOptions::full(), &Value::Null)["ids"].take()

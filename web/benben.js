@@ -1,77 +1,52 @@
-// benben in a page: one worker, one model, one conversation.
+// Language models in the browser: the engine runs in a worker, this class speaks for it.
 //
-//   const model = await Benben.load("model.gguf", { kv: { policy: "pyramid" }, onProgress: console.log });
+//   const model = await Benben.load("model.gguf", { kv: { policy: "pyramid" }, onProgress });
 //   for await (const { text } of model.generate([{ role: "user", content: "Hello!" }])) show(text);
+//   const other = await model.fork(); // goes on from here on its own
 //   model.dispose();
 //
 // A model is fetched once: it stays in the browser's private storage, opens from there without a network, and an
 // interrupted download goes on where it ended. `Benben.stored()` lists what is kept, `Benben.remove(name)` deletes it.
 //
-// Everything that can be stopped takes an AbortSignal; what is stopped throws its reason, as `fetch` does.
-// Errors carry a `code`, such as "no-webgpu", "format", "download" or "does-not-fit".
+// Everything that can be stopped takes an AbortSignal. What goes wrong is a BenbenError, whose `code` tells kinds
+// apart. Types and the options in full are in benben.d.ts.
 
+import { Calls } from "./calls.js";
+import { BenbenError } from "./errors.js";
 import { remove, stored } from "./store.js";
 
-/**
- * @typedef {{policy?: "full"|"pyramid"|"tsp"|"kv-only", preset?: "7b"|"13b"|"70b", keep?: number, rows?: number,
- *   perHead?: boolean, kBits?: 16|8|4, vBits?: 16|8|4}} Kv
- * @typedef {string|URL|Blob|ArrayBuffer} Part a URL, a file, or its bytes
- * @typedef {{phase: "read"|"download"|"upload"|"compile", done: number, total: number?, rate: number?, left: number?}}
- *   Progress `done` and `total` in bytes, `rate` in bytes per second, `left` in seconds
- * @typedef {{name: string, layers: number, context: number, weights: number, kv: number, kvFullF16: number,
- *   scratch: number, total: number, download: number, stored: number, storage: string, adapter: string}} Plan
- *   bytes on the GPU: `total` = `weights` + `kv` + `scratch`; bytes to fetch, and those stored already; `storage` is
- *   "opfs" or why the model will not be stored; `context` is what it was trained for
- * @typedef {{role: "system"|"user"|"assistant", content: string}} Message
- */
+export { BenbenError };
 
 export class Benben {
-  #worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
-  /** Calls under way: what resolves each, and who hears of its progress. */
-  #calls = new Map();
-  #next = 0;
-  /** What was loaded: name, layers, context, weightBytes, adapter, software, plan; and `persisted`, what the browser
-   * said when asked to keep the model also when it runs short of room, or null if it was not asked. */
+  #calls;
+  /** Which of the worker's conversations this is; the first is 0, which is loaded, the others are forks. */
+  #chat;
+  #end;
+  /** What was loaded, and what computes it. */
   info;
 
-  constructor() {
-    this.#worker.onmessage = ({ data: { id, event, result, error } }) => {
-      const call = this.#calls.get(id);
-      if (event) return call?.onEvent(event);
-      this.#calls.delete(id);
-      if (error) call?.reject(Object.assign(new Error(error.message), { code: error.code }));
-      else call?.resolve(result);
-    };
-    this.#worker.onerror = (event) => this.#end(event.message ?? "the worker did not start", "worker");
+  constructor(calls = new Calls(), chat = 0, info = undefined) {
+    [this.#calls, this.#chat, this.info] = [calls, chat, info];
   }
 
-  /**
-   * Loads a model: a GGUF file or safetensors, by the URL of one of its files (shards and what lies beside are found
-   * by their names), or a list of all its files.
-   *
-   * Shaders are compiled before this resolves, unless `warmUp` is false: then the first answer waits for them.
-   *
-   * Before the first weight is fetched, `onPlan` is told what the model takes; it may return a promise, and what it
-   * throws ends the load. A plan that cannot fit is refused before that, with `memory` as the bytes that may be used.
-   * @param {Part|Part[]} source
-   * @param {{kv?: Kv, context?: number, memory?: number, warmUp?: boolean, onPlan?: (plan: Plan) => void,
-   *   onProgress?: (p: Progress) => void, signal?: AbortSignal}} options
-   */
+  /** Loads a model; before the first weight is fetched, `onPlan` is told what it takes, and may refuse. */
   static async load(source, { kv, context, memory, warmUp, onPlan, onProgress = () => {}, signal } = {}) {
-    signal?.throwIfAborted();
-    const model = new Benben();
-    const stop = () => model.#abandon(signal.reason);
+    throwIfAborted(signal);
+    const calls = new Calls();
+    const stop = () => calls.abandon(BenbenError.cancelled(signal.reason));
     signal?.addEventListener("abort", stop);
     try {
-      const plan = await model.#call("open", [parts(source), { kv, context, memory }], onProgress);
+      const plan = await calls.call(null, "open", [parts(source), { kv, context, memory }], onProgress);
       await onPlan?.(plan);
-      signal?.throwIfAborted();
+      throwIfAborted(signal);
       const ask = plan.storage === "opfs" && plan.download > 0;
       const persisted = ask ? await navigator.storage.persist() : null;
-      model.info = { ...(await model.#call("load", [{ warmUp }], onProgress)), plan, persisted };
-      return model;
+      const info = await calls.call(null, "load", [{ warmUp }], onProgress);
+      return new Benben(calls, 0, { ...info, plan, persisted });
     } catch (error) {
-      if (!signal?.aborted) model.dispose();
+      // What a signal stopped ends in its own time.
+      throwIfAborted(signal);
+      calls.close(error);
       throw error;
     } finally {
       signal?.removeEventListener("abort", stop);
@@ -80,43 +55,38 @@ export class Benben {
 
   /** What a model would take, from its header alone; arguments as for `load`. */
   static async plan(source, { kv, context, memory, signal } = {}) {
-    signal?.throwIfAborted();
-    const model = new Benben();
-    const stop = () => model.dispose(signal.reason);
+    throwIfAborted(signal);
+    const calls = new Calls();
+    const stop = () => calls.close(BenbenError.cancelled(signal.reason));
     signal?.addEventListener("abort", stop);
     try {
-      return await model.#call("open", [parts(source), { kv, context, memory }]);
+      return await calls.call(null, "open", [parts(source), { kv, context, memory }]);
     } finally {
       signal?.removeEventListener("abort", stop);
-      model.dispose();
+      calls.close(disposed());
     }
   }
 
-  /** What is stored: [{name, url, date, size, have, complete}], the last one used first. */
+  /** What is stored, the last one used first. */
   static stored = stored;
 
   /** Deletes what is stored under a name or a URL; resolves to the number of models deleted. */
   static remove = remove;
 
-  /**
-   * Answers a conversation, or goes on with a text. Yields one `{text, id}` for each token; text may be empty
-   * while a character is incomplete. The generator returns "stop" or "length".
-   * @param {Message[]|string} prompt
-   * @param {{maxTokens?: number, temperature?: number, topK?: number, topP?: number, minP?: number,
-   *   repetitionPenalty?: number, seed?: number, signal?: AbortSignal}} options
-   */
-  async *generate(prompt, { signal, ...options } = {}) {
-    signal?.throwIfAborted();
+  /** Answers a conversation, or goes on with a text; yields a piece for each token, and returns why it ended. */
+  async *generate(prompt, { signal, onProgress = () => {}, ...options } = {}) {
+    throwIfAborted(signal);
     const pieces = [];
     let wake, end, failure;
-    const stop = () => this.#call("cancel");
-    const answer = this.#call("generate", [prompt, options], (piece) => (pieces.push(piece), wake?.()));
+    const stop = () => this.#call("cancel").then(wake, wake);
+    const hear = (event) => (event.phase ? onProgress(event) : (pieces.push(event), wake?.()));
+    const answer = this.#call("generate", [prompt, options], hear);
     const ended = answer.then((why) => (end = why), (error) => (failure = error)).then(() => wake?.());
     signal?.addEventListener("abort", stop);
     try {
       for (;;) {
         while (pieces.length) yield pieces.shift();
-        if (signal?.aborted) throw signal.reason;
+        throwIfAborted(signal);
         if (failure) throw failure;
         if (end) return end;
         await new Promise((resolve) => (wake = resolve));
@@ -129,14 +99,24 @@ export class Benben {
     }
   }
 
+  /** Another conversation that has said the same so far; both read the rows that there are, and grow their own. */
+  async fork() {
+    return new Benben(this.#calls, await this.#call("fork"), this.info);
+  }
+
   /** Rates, KV bytes and rows of each layer: of the last answer, or of the one under way. */
   stats() {
     return this.#call("stats");
   }
 
-  /** The positions whose rows live in a layer, once an answer has ended. */
-  positions(layer) {
-    return this.#call("positions", [layer]);
+  /** Which tokens live: for each layer the positions whose rows it holds, as they are now. */
+  positions() {
+    return this.#call("positions");
+  }
+
+  /** The conversation's tokens from the one at `first` on, each for people to read. */
+  tokens(first = 0) {
+    return this.#call("tokens", [first]);
   }
 
   /** Begins a new conversation with other KV options; the weights stay. */
@@ -144,32 +124,25 @@ export class Benben {
     return this.#call("configure", [{ kv, context }]);
   }
 
-  /** Frees everything; calls under way are rejected with `reason`. */
-  dispose(reason = new DOMException("the model was disposed of", "AbortError")) {
-    this.#worker.terminate();
-    for (const { reject } of this.#calls.values()) reject(reason);
-    this.#calls.clear();
+  /** Frees a fork, or the model and with it all its forks; calls under way are rejected. */
+  dispose() {
+    if (this.#chat === 0) return this.#calls.close(disposed());
+    if (this.#end) return;
+    this.#end = disposed();
+    this.#calls.reject(this.#end, this.#chat);
+    // A worker that is gone has nothing to free.
+    this.#calls.call(this.#chat, "dispose").catch(() => {});
   }
 
-  /** Ends a load: at once for the caller, and in good order for what was fetched. */
-  #abandon(reason) {
-    for (const { reject } of this.#calls.values()) reject(reason);
-    this.#calls.clear();
-    const patience = new Promise((resolve) => setTimeout(resolve, 2000));
-    Promise.race([this.#call("stop"), patience]).catch(() => {}).then(() => this.dispose());
+  #call(method, args, onEvent) {
+    return this.#end ? Promise.reject(this.#end) : this.#calls.call(this.#chat, method, args, onEvent);
   }
+}
 
-  #end(message, code) {
-    this.dispose(Object.assign(new Error(message), { code }));
-  }
+const disposed = () => BenbenError.cancelled(new Error("the model was disposed of"));
 
-  #call(method, args = [], onEvent = () => {}) {
-    return new Promise((resolve, reject) => {
-      const id = this.#next++;
-      this.#calls.set(id, { resolve, reject, onEvent });
-      this.#worker.postMessage({ id, method, args });
-    });
-  }
+function throwIfAborted(signal) {
+  if (signal?.aborted) throw BenbenError.cancelled(signal.reason);
 }
 
 /** A source as the worker takes it: a list of absolute URLs, Blobs and buffers. */

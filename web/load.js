@@ -1,6 +1,6 @@
 // Loading a model: its files are opened and planned, then what is missing is fetched, then all moves to the GPU.
 
-import init, { ModelFile } from "./pkg/benben.js";
+import init, { ModelFile } from "./wasm/benben.js";
 import { openFiles } from "./files.js";
 
 export class Load {

@@ -1,31 +1,47 @@
-// The panel beside the chat: the live pyramid, its bytes against a full cache, rates, and the settings.
+// The panel beside the chat: the live pyramid, its bytes against a full cache, rates, the settings, and what computes.
 
-import { describePyramid, drawPyramid } from "./pyramid.js";
-import { bytes, rate } from "./words.js";
+import { describePyramid, Pyramid } from "./pyramid.js";
+import { bytes, percent, rate, seconds } from "./words.js";
+
+/** Milliseconds between two looks at the cache while an answer is under way. */
+const PERIOD = 400;
 
 export class Side {
   #$;
   #model;
+  #pyramid;
   #timer;
-  #stats = { rowsPerLayer: [], kvBytes: 0, kvBytesFullF16: 0 };
-  /** Tokens of the conversation: the rows of a full cache. */
-  #tokens = 0;
-  #positions = null;
-  #view = "shape";
+  #looking = false;
+  #summary = describePyramid([], 0);
+  /** The tokens of the conversation, for people to read. */
+  #words = [];
 
   constructor($) {
     this.#$ = $;
-    for (const view of ["shape", "positions"]) $(`view-${view}`).onclick = () => this.#choose(view);
-    new ResizeObserver(() => this.#draw()).observe($("pyramid"));
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#draw());
-    this.#$("settings").elements.policy.addEventListener("change", () => this.#limit());
+    this.#pyramid = new Pyramid($("pyramid"));
+    this.#pyramid.onPoint = (column) => this.#name(column);
+    for (const view of ["tokens", "shape"]) $(`view-${view}`).onclick = () => this.#choose(view);
+    const { policy, share, keep } = $("settings").elements;
+    const fit = () => {
+      // Auto chooses rows and bits itself, from a share of the bytes.
+      const auto = policy.value === "auto";
+      share.closest("label").hidden = !auto;
+      for (const own of [keep.closest("label"), ...$("settings").querySelectorAll(".bits")]) own.hidden = auto;
+      // A full cache has nothing to keep a share of.
+      keep.disabled = policy.value === "full";
+      $("share-value").textContent = percent(share.value);
+      $("keep-value").textContent = keep.disabled ? "all" : percent(keep.value);
+    };
+    for (const control of [policy, share, keep]) control.addEventListener("input", fit);
+    fit();
   }
 
   /** The KV options that the settings ask for. */
   options() {
-    const { policy, keep, kBits, vBits } = this.#$("settings").elements;
+    const { policy, share, keep, kBits, vBits } = this.#$("settings").elements;
+    if (policy.value === "auto") return { kv: { policy: "auto", share: Number(share.value) } };
     const kv = { policy: policy.value, kBits: Number(kBits.value), vBits: Number(vBits.value) };
-    if (keep.value && policy.value !== "full") kv.keep = Number(keep.value);
+    if (policy.value !== "full") kv.keep = Number(keep.value);
     return { kv };
   }
 
@@ -37,10 +53,14 @@ export class Side {
 
   attach(model) {
     this.#model = model;
-    this.#$("adapter").textContent = model.info.software
-      ? `${model.info.adapter}: no GPU but a program on the CPU, which is slow`
-      : model.info.adapter;
-    this.settle();
+    const { adapter, software, kernels, subgroups } = model.info;
+    const path = software
+      ? [`${adapter}. The browser offers no GPU, so a program on the CPU stands in, which is slow;`]
+      : [`${adapter}. The browser offers this GPU;`];
+    path.push(`the kernels for ${kernels === "lanes" ? "software adapters" : "GPUs"} run on it`);
+    path.push(subgroups ? "with subgroups." : "without subgroups, which this build does not use on the web.");
+    this.#$("path").textContent = path.join(" ");
+    return this.settle();
   }
 
   detach() {
@@ -48,74 +68,77 @@ export class Side {
     this.#model = null;
   }
 
-  /** Redraws once a second while an answer is under way. */
+  /** Looks at the cache again and again while an answer is under way. */
   follow() {
     clearInterval(this.#timer);
-    this.#timer = setInterval(() => this.#refresh(), 1000);
+    this.#words = [];
+    this.#pyramid.read(0, 0);
+    this.#timer = setInterval(() => (this.#count(), this.#look()), PERIOD);
   }
 
-  /** Shows what an answer left, positions included. */
+  /** The prompt runs: so many of so many tokens. */
+  read(done, total) {
+    this.#pyramid.read(done / total, total);
+  }
+
+  /** One more token of the answer. */
+  grow() {
+    this.#pyramid.grow();
+  }
+
+  /** Shows what an answer left. */
   async settle() {
     clearInterval(this.#timer);
-    const model = this.#model;
-    await this.#refresh();
-    if (model && this.#view === "positions") await this.#read();
+    this.#words = [];
+    await this.#count();
+    await this.#look();
   }
 
-  async #refresh() {
+  async #count() {
     const model = this.#model;
-    const stats = await model?.stats().catch(() => null);
+    const known = this.#words.length;
+    const [stats, words] = await Promise.all([model?.stats(), model?.tokens(known)]).catch(() => []);
     if (!stats || model !== this.#model) return;
-    this.#stats = stats;
-    const { kvBytes, kvBytesFullF16: full, rowsPerLayer } = stats;
-    this.#tokens = stats.tokens;
+    if (known === this.#words.length) this.#words.push(...words);
+    const { kvBytes, kvBytesFullF16: full, rowsPerLayer, tokens, answerTokens } = stats;
+    this.#pyramid.update(rowsPerLayer, tokens);
+    this.#summary = describePyramid(rowsPerLayer, tokens);
     const $ = this.#$;
-    $("rate").textContent = stats.answerTokens > 1 ? rate(stats.decodeRate) : "–";
-    $("prefill").textContent = stats.answerTokens ? rate(stats.prefillRate) : "–";
-    $("count").textContent = this.#tokens || "–";
+    $("rate").textContent = answerTokens > 1 ? rate(stats.decodeRate) : "–";
+    $("first").textContent = answerTokens ? seconds(stats.prefillSeconds) : "–";
+    $("prefill").textContent = answerTokens ? rate(stats.prefillRate) : "–";
     $("bytes").textContent = bytes(kvBytes);
-    $("share").textContent = full ? `${Math.round((100 * kvBytes) / full)} % of ${bytes(full)}, full in f16` : "";
+    $("share").textContent = full ? `${Math.round((100 * kvBytes) / full)} % of ${bytes(full)}, a full f16 cache` : "";
     $("meter").style.width = `${full ? (100 * kvBytes) / full : 0}%`;
-    $("pyramid").ariaLabel = describePyramid(rowsPerLayer, this.#tokens);
-    this.#draw();
+    this.#name(this.#pyramid.column);
   }
 
-  async #read() {
+  async #look() {
     const model = this.#model;
-    const layers = this.#stats.rowsPerLayer.length;
-    const lists = [];
-    try {
-      // Where every head has rows of its own, the first stands for all.
-      for (let layer = 0; layer < layers; layer++) lists.push((await model.positions(layer))[0] ?? []);
-    } catch {
-      return; // An answer is under way; the next one's end reads them.
+    if (!model || this.#looking) return;
+    this.#looking = true;
+    const positions = await model.positions().catch(() => []);
+    this.#looking = false;
+    if (model === this.#model && positions.length) this.#pyramid.hold(positions);
+  }
+
+  /** Says which token is pointed at, or what the whole picture shows. */
+  #name(column) {
+    const $ = this.#$;
+    if (column === null) {
+      $("caption").textContent = this.#summary;
+      $("pyramid").ariaValueText = this.#summary;
+      return;
     }
-    this.#positions = lists;
-    this.#draw();
+    const [lives, layers] = this.#pyramid.layersOf(column);
+    const word = document.createElement("q");
+    word.textContent = (this.#words[column] ?? "…").replaceAll("\n", "↵").replace(/^ | $/g, "␣");
+    $("caption").replaceChildren(word, ` token ${column + 1}, lives in ${lives} of ${layers} layers`);
+    $("pyramid").ariaValueText = $("caption").textContent;
   }
 
   #choose(view) {
-    this.#view = view;
-    for (const each of ["shape", "positions"]) this.#$(`view-${each}`).ariaPressed = String(each === view);
-    this.#$("caption").textContent =
-      view === "shape"
-        ? "One bar for each layer, the deepest on top."
-        : "One column for each token, from the first to the last; lit where the layer remembers it.";
-    this.#draw();
-    if (view === "positions" && this.#model) this.#read();
-  }
-
-  #draw() {
-    const { rowsPerLayer } = this.#stats;
-    const positions = this.#view === "positions" ? this.#positions : null;
-    if (rowsPerLayer.length) drawPyramid(this.#$("pyramid"), rowsPerLayer, this.#tokens, positions);
-  }
-
-  /** A full cache has nothing to keep a share of, and only a pyramid has presets. */
-  #limit() {
-    const { policy, keep } = this.#$("settings").elements;
-    keep.disabled = policy.value === "full";
-    const preset = keep.options[0];
-    preset.textContent = policy.value === "pyramid" ? "preset 7b" : "60 % (usual)";
+    for (const each of ["tokens", "shape"]) this.#$(`view-${each}`).ariaPressed = String(each === view);
+    this.#pyramid.view = view;
   }
 }

@@ -7,6 +7,8 @@
 // so `have` bytes of it are there whatever interrupted a download: after a closed tab all whole chunks, else every
 // byte. `version` is what the server said of the file (its ETag or date), to notice that it is another one now.
 
+import { BenbenError } from "./errors.js";
+
 const CHUNK = 4 << 20;
 
 /** The folder of all models, or null where the browser has none (private windows, pages without https). */
@@ -59,7 +61,7 @@ export async function remove(which) {
       await models.removeEntry(id, { recursive: true });
     } catch (error) {
       const message = `${which} is being written by another tab; close it first (${error.message})`;
-      throw Object.assign(new Error(message), { code: "busy" });
+      throw new BenbenError("busy", message);
     }
     removed++;
   }

@@ -1,4 +1,4 @@
-// Numbers as people say them.
+// Numbers as people say them, and what went wrong with what to do about it.
 
 /** Bytes in the unit that leaves one to three digits before the point. */
 export function bytes(n) {
@@ -17,3 +17,54 @@ export function seconds(s) {
 export function rate(n) {
   return n < 10 ? n.toFixed(1) : Math.round(n).toString();
 }
+
+/** A share of one. */
+export function percent(share) {
+  return `${Math.round(100 * share)} %`;
+}
+
+/** The options of a cache. */
+export function cache({ policy, share, kBits, vBits }) {
+  return policy === "auto" ? `auto, ${percent(share)} of the bytes` : `${policy}, K ${kBits} bits, V ${vBits} bits`;
+}
+
+/** What a model takes, before it is loaded. */
+export function planned({ total, weights, kv, kvFullF16, scratch, storage }) {
+  const cache = `${bytes(kv)} for the conversation at its longest (${bytes(kvFullF16)} in a full f16 cache)`;
+  const kept = storage === "opfs" ? "It is kept in this browser." : `It is not kept: ${storage}.`;
+  return `It takes ${bytes(total)} of GPU memory: ${bytes(weights)} for the weights, ${cache}, ${bytes(scratch)} to work with. ${kept}`;
+}
+
+/** Where an error's own sentence does not say: a title, and what to do. */
+const problems = {
+  "no-webgpu": [
+    "No WebGPU here",
+    "benben computes on the GPU by way of WebGPU. Chrome, Edge, Safari 26 and Firefox 141 or newer have it; on Linux, "
+      + "Chrome may need chrome://flags/#enable-unsafe-webgpu. chrome://gpu says what is missing.",
+  ],
+  "no-adapter": ["No GPU here", "chrome://gpu says what is missing."],
+  offline: [
+    "You are offline",
+    "A model that was loaded before may still be in this browser, and a file on this machine always works.",
+  ],
+  download: ["The download failed", "Check the address; the server must also allow other sites to read it (CORS)."],
+  format: ["This file is no model for benben", "benben reads GGUF files of the Llama family."],
+  "does-not-fit": ["It does not fit", "A smaller model, one of fewer bits, or a cache of fewer bits needs less."],
+  unsupported: ["The GPU cannot do this", "Other tabs may hold it; asking again tries again, and a reload starts afresh."],
+  "context-full": ["The conversation is too long", "A shorter message or a new conversation fits."],
+  "out-of-memory": ["The GPU is out of memory", "Close other tabs and programs that use it, or take a smaller model."],
+  "device-lost": [
+    "The GPU was lost",
+    "It was lost again while the model was on its way back onto it. Other programs may have taken its memory.",
+  ],
+};
+
+/** An error as a title, its sentence, and advice. */
+export function problem(error) {
+  const code = error.code === "download" && !navigator.onLine ? "offline" : error.code;
+  const [title, advice] = problems[code] ?? ["That did not work", ""];
+  const numbers = error.need && `It needs ${bytes(error.need)}, and there are ${bytes(error.limit)}.`;
+  return { title, text: numbers ? `${numbers} ${sentence(error.message)}` : sentence(error.message), advice };
+}
+
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");

@@ -1,55 +1,83 @@
-// The engine, away from the page: holds a model and its session, answers the calls of benben.js.
+// The engine, away from the page: holds a model and its conversations, answers the calls of benben.js.
 
+import { Conversation } from "./conversation.js";
 import { Load } from "./load.js";
 
-let loading, model, session;
+/** Conversations by number; the first is 0, forks count on from there. */
+const chats = new Map();
+let forks = 0;
+
+/** What all conversations share. */
+const engine = {
+  loading: null,
+  model: null,
+  /** The replacement of a lost device, while it is under way. */
+  returning: null,
+
+  /** After the loss of the device: a new one with the model on it, for all conversations that miss it. */
+  async replace(lost, options, progress) {
+    if (this.model !== lost) return;
+    this.returning ??= this.reload(options, progress).finally(() => (this.returning = null));
+    await this.returning;
+  },
+
+  async reload(options, progress) {
+    const load = new Load(this.loading.parts, { ...this.loading.options, ...options });
+    await load.open(progress);
+    const [model, lost] = [await load.finish(progress), this.model];
+    Object.assign(this, { loading: load, model });
+    lost.free();
+  },
+};
 
 const methods = {
   /** Opens a model as far as its header, and says what it would take. */
   open(parts, options, progress) {
-    loading = new Load(parts, options);
-    return loading.open(progress);
+    engine.loading = new Load(parts, options);
+    return engine.loading.open(progress);
   },
 
-  /** Fetches what is missing of it and moves it to the GPU. */
+  /** Fetches what is missing of it, moves it to the GPU and begins its first conversation. */
   async load({ warmUp }, progress) {
-    model = await loading.finish(progress);
-    const { kv, context } = loading.options;
-    await methods.configure({ kv, context, warmUp }, progress);
-    return { ...model.info(), adapter: loading.adapter };
+    engine.model = await engine.loading.finish(progress);
+    const { kv, context } = engine.loading.options;
+    const chat = new Conversation(engine, { kv, context });
+    await chat.begin(progress, warmUp);
+    chats.set(0, chat);
+    return { ...engine.model.info(), adapter: engine.loading.adapter };
   },
-
-  async configure({ warmUp = true, ...options }, progress) {
-    const next = model.session(options);
-    session?.free();
-    session = next;
-    if (!warmUp) return;
-    progress({ phase: "compile", done: 0, total: null });
-    await session.warmUp();
-  },
-
-  generate(prompt, options, event) {
-    if (typeof prompt === "string") session.text(prompt);
-    else session.chat(prompt);
-    return session.generate(options, (text, id) => event({ text, id }));
-  },
-
-  cancel: () => session.cancel(),
-  stats: () => ({ ...session.stats(), heapBytes: loading.memory.buffer.byteLength }),
-  positions: (layer) => session.positions(layer),
 
   /** Ends a load so that what was fetched is not lost. */
-  stop: () => loading?.stop(),
+  stop: () => engine.loading?.stop(),
 };
 
-/** Exceptions of the browser have numbers for codes, which say nothing. */
-const codeOf = (error) => (typeof error?.code === "string" ? error.code : "unknown");
+const chatMethods = {
+  async fork(chat) {
+    chats.set(++forks, await chats.get(chat).fork());
+    return forks;
+  },
 
-onmessage = async ({ data: { id, method, args } }) => {
+  dispose(chat) {
+    const disposed = chats.get(chat);
+    chats.delete(chat);
+    return disposed.dispose();
+  },
+};
+
+function run(chat, method, args, event) {
+  if (chat === null) return methods[method](...args, event);
+  if (method in chatMethods) return chatMethods[method](chat);
+  return chats.get(chat)[method](...args, event);
+}
+
+onmessage = async ({ data: { id, chat, method, args } }) => {
   try {
-    const result = await methods[method](...args, (event) => postMessage({ id, event }));
+    const result = await run(chat, method, args, (event) => postMessage({ id, event }));
     postMessage({ id, result });
   } catch (error) {
-    postMessage({ id, error: { message: error?.message ?? String(error), code: codeOf(error) } });
+    const { message = String(error), need, limit } = error ?? {};
+    // Exceptions of the browser have numbers for codes, which say nothing.
+    const code = typeof error?.code === "string" ? error.code : "unknown";
+    postMessage({ id, error: { message, code, need, limit } });
   }
 };

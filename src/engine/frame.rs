@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use super::generate::Generation;
@@ -57,17 +57,23 @@ impl Pace {
         self.running = Some(Running { work: Box::pin(submission.done()), kind, pieces });
     }
 
-    /// True when nothing is under way; takes the measurement of what has ended.
-    fn idle(&mut self) -> Result<bool> {
-        let Some(running) = &mut self.running else { return Ok(true) };
-        let Poll::Ready(time) = running.work.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
-            return Ok(false);
-        };
-        let (cost, piece) = (&mut self.cost[running.kind as usize], time? / running.pieces.max(1));
+    /// Ready when nothing is under way; takes the measurement of what has ended.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let Some(running) = &mut self.running else { return Poll::Ready(Ok(())) };
+        let time = ready!(running.work.as_mut().poll(cx))?;
+        let (cost, piece) = (&mut self.cost[running.kind as usize], time / running.pieces.max(1));
         // The mean of old and new follows a changing load within a few frames.
         *cost = if cost.is_zero() { piece } else { (*cost + piece) / 2 };
         self.running = None;
-        Ok(true)
+        Poll::Ready(Ok(()))
+    }
+
+    /// True when nothing is under way.
+    fn idle(&mut self) -> Result<bool> {
+        match self.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(outcome) => outcome.map(|()| true),
+            Poll::Pending => Ok(false),
+        }
     }
 }
 
@@ -101,6 +107,26 @@ impl Generation<'_> {
         Ok(step)
     }
 
+    /// Runs the prompt in submissions of about `budget` of device time, each awaited before the next, so that a
+    /// long prompt can be watched and left: dropping the future and the answer ends it after the submission under
+    /// way, and keeps the blocks of the prompt that are complete. `progress` hears how many of the prompt's tokens
+    /// have run and how many there are, where a layer counts as its share of its block.
+    ///
+    /// # Errors
+    /// [`crate::Error::DeviceLost`], and what recording the work may refuse.
+    pub async fn prefill(&mut self, budget: Duration, mut progress: impl FnMut(usize, usize)) -> Result<()> {
+        let before = self.session.cached;
+        let total = self.course.total - before;
+        while self.session.next_kind(&self.course) == Kind::Prefill {
+            self.submit_pieces(budget)?;
+            give_way().await;
+            std::future::poll_fn(|cx| self.pace.poll(cx)).await?;
+            self.session.model.gpu().check()?;
+            progress(self.session.cached - before + self.course.rows_done(), total);
+        }
+        Ok(())
+    }
+
     fn submit_pieces(&mut self, budget: Duration) -> Result<usize> {
         let kind = self.session.next_kind(&self.course);
         let cost = self.pace.cost[kind as usize];
@@ -119,4 +145,17 @@ impl Generation<'_> {
         self.pace.start(submission, kind, pieces);
         Ok(pieces as usize)
     }
+}
+
+/// Lets others have a turn: on a device that is always done already, work in pieces could not be left otherwise.
+async fn give_way() {
+    let mut gave = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut gave, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }

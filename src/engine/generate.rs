@@ -147,6 +147,14 @@ impl Generation<'_> {
         self.session
     }
 
+    /// [`Session::all_positions`] amid the answer; tokens that are under way may be among them.
+    ///
+    /// # Errors
+    /// [`crate::Error::DeviceLost`].
+    pub async fn positions(&mut self) -> Result<Vec<Vec<Vec<u32>>>> {
+        self.session.all_positions().await
+    }
+
     /// True when nothing more will come.
     pub fn is_finished(&self) -> bool {
         self.finished || (self.left == 0 && self.pending.is_empty())

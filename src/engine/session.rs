@@ -1,5 +1,6 @@
 //! One conversation: its tokens, its cache and the activations that it works with.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use super::generate::Timing;
@@ -141,6 +142,7 @@ impl Session {
         self.cache.clear();
         self.cached = 0;
         self.thinning = None;
+        self.timing = Timing::default();
     }
 
     /// What the cache holds now.
@@ -163,21 +165,43 @@ impl Session {
         if layer >= layers {
             return Err(Error::Invalid(format!("there is no layer {layer}; the model has {layers}")));
         }
+        let positions = self.read_positions(layer);
+        self.rec.submit();
+        let positions = positions.await?;
+        self.model.gpu().check().map(|()| positions)
+    }
+
+    /// As [`Session::positions`] for every layer, all as they stand at one moment.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`].
+    pub async fn all_positions(&mut self) -> Result<Vec<Vec<Vec<u32>>>> {
+        let reads: Vec<_> = (0..self.cache.depth()).map(|layer| self.read_positions(layer)).collect();
+        self.rec.submit();
+        let mut positions = Vec::with_capacity(reads.len());
+        for read in reads {
+            positions.push(read.await?);
+        }
+        self.model.gpu().check().map(|()| positions)
+    }
+
+    /// Records the read-back of a layer's live positions.
+    fn read_positions(&mut self, layer: usize) -> impl Future<Output = Result<Vec<Vec<u32>>>> + use<> {
         let mut books = Vec::new();
         for (rows, live) in self.cache.readable(layer) {
             books.push((self.rec.read(&rows.book, 0, rows.book.len()), rows.capacity, live));
         }
-        self.rec.submit();
         let mut positions = vec![Vec::new(); self.cache.main(layer).rows.sets];
-        for (book, capacity, live) in books {
-            // A set's four regions begin with the slots of its live rows, then the positions by slot.
-            for (found, set) in positions.iter_mut().zip(book.await?.chunks_exact(4 * capacity)) {
-                found.extend(set[..live].iter().map(|&slot| set[capacity + slot as usize]));
+        async move {
+            for (book, capacity, live) in books {
+                // A set's four regions begin with the slots of its live rows, then the positions by slot.
+                for (found, set) in positions.iter_mut().zip(book.await?.chunks_exact(4 * capacity)) {
+                    found.extend(set[..live].iter().map(|&slot| set[capacity + slot as usize]));
+                }
             }
+            positions.iter_mut().for_each(|set| set.sort_unstable());
+            Ok(positions)
         }
-        self.model.gpu().check()?;
-        positions.iter_mut().for_each(|set| set.sort_unstable());
-        Ok(positions)
     }
 
     /// How long the last answer took.

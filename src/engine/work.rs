@@ -54,6 +54,14 @@ impl Course {
     pub fn at_head(&self) -> bool {
         matches!(self.work, Work::Head)
     }
+
+    /// Rows of the block under way, in the share of the layers that they have run through.
+    pub fn rows_done(&self) -> usize {
+        match &self.work {
+            Work::Prefill(block, count) => (*count as f64 * block.share_done()) as usize,
+            _ => 0,
+        }
+    }
 }
 
 impl Session {

@@ -59,6 +59,11 @@ impl Block {
         self.layer == self.plan.layers.len() * self.sharing
     }
 
+    /// The share of the layers that are recorded, 0 to 1.
+    pub fn share_done(&self) -> f64 {
+        self.layer as f64 / (self.plan.layers.len() * self.sharing) as f64
+    }
+
     /// First rows that are never dropped: those of a later block are in the cache already.
     pub(super) fn sinks(&self) -> usize {
         if self.start > 0 { 0 } else { self.plan.sinks() }

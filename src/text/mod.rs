@@ -203,6 +203,15 @@ impl Text {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    /// One token for people to read: its text, or the name of a control token.
+    ///
+    /// # Errors
+    /// [`Error::Text`] for an id outside the vocabulary.
+    pub fn label(&self, id: u32) -> Result<String> {
+        let text = String::from_utf8_lossy(self.pieces.get(id)?).into_owned();
+        Ok(if text.is_empty() { self.tokenizer.id_to_token(id).unwrap_or_default() } else { text })
+    }
+
     /// A decoder for ids that arrive one at a time and begin a text, such as an answer in a chat.
     pub fn stream(&self) -> TokenStream {
         TokenStream::new(Arc::clone(&self.pieces), self.pieces.strips_space())

@@ -8,8 +8,9 @@ use serde_json::json;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 
+use super::WebModel;
+use super::js::{error, read, value};
 use super::options::LoadChoice;
-use super::{WebModel, error, read, value};
 use crate::model::Config;
 use crate::weights::{ByteSource, ModelFile, Reading};
 use crate::{AdapterChoice, Error, Gpu, Result};

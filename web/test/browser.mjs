@@ -1,18 +1,15 @@
-// The engine in a real browser: its answers token for token against native ones, and the page as a person uses it.
+// The engine in a real browser: its answers token for token against native ones.
 //
-//   node web/test/browser.mjs FOLDER [SHOTS]
-//
-// Screenshots of the page go to SHOTS.
+//   node web/test/browser.mjs FOLDER
 
 import assert from "node:assert/strict";
-import { join } from "node:path";
-import { native, open, run, shots } from "./harness.mjs";
+import { native, open, run } from "./harness.mjs";
 
 const tests = {
   async "every kernel agrees with its twin"() {
     const page = await open();
     const checks = await page.evaluate(async () => {
-      const { default: init, doctor } = await import("./pkg/benben.js");
+      const { default: init, doctor } = await import("./wasm/benben.js");
       await init();
       return doctor();
     });
@@ -32,8 +29,7 @@ const tests = {
         const ids = [];
         for await (const { id } of model.generate(prompt, { maxTokens })) if (id !== undefined) ids.push(id);
         const { rowsPerLayer } = await model.stats();
-        const positions = [];
-        for (const layer of rowsPerLayer.keys()) positions.push(await model.positions(layer));
+        const positions = (await model.positions()).map((sets) => sets.map((set) => [...set]));
         found.push({ kv, ids, rowsPerLayer, positions });
       }
       model.dispose();
@@ -43,11 +39,45 @@ const tests = {
     await page.close();
   },
 
+  async "a fork goes on from where it was made, beside the other"() {
+    const page = await open();
+    const found = await page.evaluate(async ({ prompt, maxTokens }) => {
+      const { Benben } = await import("./benben.js");
+      const model = await Benben.load("model.gguf", { kv: { policy: "full" } });
+      const answer = async (chat, text, maxTokens) => {
+        const ids = [];
+        for await (const { id } of chat.generate(text, { maxTokens })) if (id !== undefined) ids.push(id);
+        return { ids, promptTokens: (await chat.stats()).promptTokens };
+      };
+      await answer(model, prompt, 0);
+      const fork = await model.fork();
+      const other = "an old river beside dunes of sand, but no rider";
+      const both = await Promise.all([answer(model, `${prompt} once`, maxTokens), answer(fork, `${prompt} twice`, maxTokens)]);
+      const alone = [];
+      for (const text of [`${prompt} once`, `${prompt} twice`]) {
+        await model.configure({ kv: { policy: "full" } });
+        alone.push(await answer(model, text, maxTokens));
+      }
+      fork.dispose();
+      const gone = await fork.stats().then(() => "none", (error) => error.code);
+      const still = await answer(model, other, 1);
+      model.dispose();
+      return { both, alone, gone, still };
+    }, native);
+    for (const i of [0, 1]) {
+      assert.deepEqual(found.both[i].ids, found.alone[i].ids);
+      assert.ok(found.both[i].promptTokens < found.alone[i].promptTokens, "the beginning ran again");
+    }
+    assert.equal(found.gone, "cancelled");
+    assert.equal(found.still.ids.length, 1);
+    await page.close();
+  },
+
   async "an answer can be stopped, and the next one is whole"() {
     const page = await open();
     const found = await page.evaluate(async ({ prompt, maxTokens }) => {
       const { Benben } = await import("./benben.js");
-      const model = await Benben.load("model.gguf");
+      const model = await Benben.load("model.gguf", { kv: { policy: "full" } });
       for await (const _ of model.generate(prompt, { maxTokens: 2000 })) break;
       const control = new AbortController();
       let thrown;
@@ -81,45 +111,10 @@ const tests = {
       ];
       const model = await Benben.load("model.gguf", { context: 16 });
       codes.push(await code(() => model.generate("a b c d e f g h i j k l m n o p q r s").next()));
-      codes.push(await code(() => model.positions(99)));
       model.dispose();
       return codes;
     });
-    assert.deepEqual(codes, ["download", "format", "invalid", "invalid", "context-full", "invalid"]);
-    await page.close();
-  },
-
-  async "the page loads a model and chats, by keyboard"() {
-    for (const [name, options] of Object.entries({
-      wide: { viewport: { width: 1280, height: 800 } },
-      narrow: { viewport: { width: 390, height: 844 }, deviceScaleFactor: 2, colorScheme: "light" },
-      dark: { viewport: { width: 1280, height: 800 }, colorScheme: "dark" },
-    })) {
-      const page = await open(options);
-      const shoot = (state) => shots && page.screenshot({ path: join(shots, `benben-web-${name}-${state}.png`) });
-      await page.getByRole("button", { name: "Load it" }).waitFor();
-      await shoot("start");
-      await page.getByRole("button", { name: "Load it" }).press("Enter");
-      await page.getByText("Ready", { exact: true }).waitFor();
-      await shoot("ready");
-      await page.keyboard.type("Tell me of the river and of the dunes.");
-      await page.keyboard.press("Enter");
-      await page.getByText(/^Done: \d+ tokens/).waitFor();
-      assert.equal(await page.locator("#log .user").count(), 1);
-      await shoot("answered");
-      await page.getByRole("button", { name: "Positions" }).click();
-      await page.waitForTimeout(300);
-      await shoot("positions");
-      assert.match(await page.locator("#pyramid").getAttribute("aria-label"), /the first of 4 layers holds \d+ rows/);
-      assert.equal(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), true);
-      await page.close();
-    }
-  },
-
-  async "a browser without WebGPU is told so"() {
-    const page = await open({ init: () => Object.defineProperty(navigator, "gpu", { value: undefined }) });
-    await page.getByRole("alert").getByText("This browser has no WebGPU.").waitFor();
-    if (shots) await page.screenshot({ path: join(shots, "benben-web-problem.png") });
+    assert.deepEqual(codes, ["download", "format", "invalid", "invalid", "context-full"]);
     await page.close();
   },
 };

@@ -2,6 +2,9 @@
 
 import { native } from "./harness.mjs";
 
+/** Bytes at the end of fat.gguf that are looked at before the rest: a norm of 512 weights, which tells models apart. */
+export const GLANCE = 4 * 512;
+
 /** Loads `source` (or `globalThis.files`) and disposes of it; no shader is compiled, which takes the longest. */
 export function load(page, source) {
   return answer(page, source, 0);
@@ -14,6 +17,7 @@ export function answer(page, source, maxTokens = native.maxTokens) {
     const events = [];
     let planned;
     const model = await Benben.load(source ?? globalThis.files, {
+      kv: { policy: "full" },
       warmUp: false,
       onPlan: (plan) => (planned = plan),
       onProgress: (event) => events.push(event),

@@ -1,0 +1,37 @@
+//! Between the library's values and JavaScript's: option objects, reports, errors.
+
+use js_sys::{JSON, Object, Reflect};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use wasm_bindgen::JsValue;
+
+use crate::{Error, Result};
+
+/// An option object, by way of JSON; `undefined` and `null` are one without any entry.
+pub(super) fn read<T: DeserializeOwned + Default>(object: &JsValue) -> Result<T> {
+    if object.is_undefined() || object.is_null() {
+        return Ok(T::default());
+    }
+    let text = JSON::stringify(object).ok().and_then(|text| text.as_string());
+    let text = text.ok_or_else(|| Error::Invalid("an option object that is no plain object".to_owned()))?;
+    serde_json::from_str(&text).map_err(|e| Error::Invalid(format!("an option is not understood: {e}")))
+}
+
+/// A report as a plain object, by way of JSON.
+pub(super) fn value(report: &impl Serialize) -> JsValue {
+    let text = serde_json::to_string(report).unwrap_or_default();
+    JSON::parse(&text).unwrap_or(JsValue::NULL)
+}
+
+/// A JavaScript `Error` with the sentence, a `code` to tell kinds apart, and the numbers of what does not fit.
+pub(super) fn error(error: Error) -> JsValue {
+    let thrown: Object = js_sys::Error::new(&error.to_string()).into();
+    // Only a frozen object refuses a property, and this one is new.
+    let set = |name: &str, value: JsValue| Reflect::set(&thrown, &name.into(), &value).is_ok();
+    set("code", error.code().into());
+    if let Error::DoesNotFit { need, limit, .. } = error {
+        set("need", (need as f64).into());
+        set("limit", (limit as f64).into());
+    }
+    thrown.into()
+}

@@ -1,0 +1,35 @@
+// Errors with a code that programs can tell apart, in words for people who have options and no command line.
+
+/** What the engine's sentences call a flag is an option here. */
+const options = { kv: "policy", "kv-bits": "kBits and vBits", "kv-share": "share" };
+const camel = (flag) => flag.replace(/-(.)/g, (_, letter) => letter.toUpperCase());
+
+export class BenbenError extends Error {
+  /**
+   * @param {string} code such as "no-webgpu", "does-not-fit", "format", "device-lost" or "cancelled"
+   * @param {string} message
+   * @param {{need?: number, limit?: number, cause?: unknown}} details bytes, where something does not fit
+   */
+  constructor(code, message, { need, limit, cause } = {}) {
+    super(message, cause === undefined ? undefined : { cause });
+    // What is stopped is told apart by this name everywhere on the web.
+    this.name = code === "cancelled" ? "AbortError" : "BenbenError";
+    this.code = code;
+    if (need !== undefined) Object.assign(this, { need, limit });
+  }
+
+  /** The error of something that a signal stopped, or of a model that is gone. */
+  static cancelled(cause) {
+    return new BenbenError("cancelled", cause?.message || "stopped", { cause });
+  }
+
+  /** An error that came out of the worker. */
+  static from({ code, message, ...details }) {
+    const said = message
+      .replace(/ \(install [^)]*\)/, "")
+      .replace(/JsValue\(([^)]*?)\s*(?:undefined)?\)/, "$1")
+      .replace("try --weights q4", "a file of fewer bits needs less")
+      .replace(/--([a-z-]+)/g, (_, flag) => options[flag] ?? camel(flag));
+    return new BenbenError(code, said, details);
+  }
+}
