@@ -67,7 +67,7 @@ impl Session {
         let metadata = [
             ("format", FORMAT.to_owned()),
             ("version", VERSION.to_owned()),
-            ("model", format!("{:016x}", self.model.fingerprint().await?)),
+            ("model", format!("{:016x}", self.model.checksum().await?)),
             ("cache", self.kv.key()),
             ("cached", self.cached.to_string()),
             ("drawn", self.drawn.to_string()),
@@ -99,7 +99,7 @@ impl Session {
         let mut session = Self::new(model, options)?;
         file.expect(
             "model",
-            &format!("{:016x}", model.fingerprint().await?),
+            &format!("{:016x}", model.checksum().await?),
             "another model, or its weights in another format",
         )?;
         file.expect("cache", &session.kv.key(), "another policy, budget or row format")?;

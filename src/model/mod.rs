@@ -10,15 +10,15 @@
 //! keep.rs              where they go
 //! merge.rs             what becomes of the others, where they are merged
 //! decode.rs            one row through one layer
-//! fingerprint.rs       what tells a model from another
+//! checksum.rs          what tells a model from another, and its formats
 //! refresh.rs           which rows leave while a session goes on
 //! ```
 
+mod checksum;
 mod choose;
 mod config;
 mod decode;
 mod expect;
-mod fingerprint;
 mod keep;
 mod load;
 mod merge;

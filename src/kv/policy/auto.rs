@@ -27,7 +27,7 @@ const BESIDE: usize = SINKS * (EIGHT - FOUR) + SIXTEEN;
 const SAVED: f32 = 0.6;
 
 /// Blocks of at most this many rows keep them all: dropping would save little and cost much.
-const SHORT: usize = 256;
+const SHORT: usize = 512;
 
 /// Rows of 4 and of 3 bits, but for short prompts.
 #[derive(Debug, Clone, PartialEq)]
@@ -93,7 +93,7 @@ impl Policy for Auto {
 }
 
 impl KvOptions {
-    /// A cache of at most `share` of the bytes of a full f16 one, for prompts of more than 256 tokens.
+    /// A cache of at most `share` of the bytes of a full f16 one, for prompts of more than 512 tokens.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a share that is not above 0 and at most 1.
@@ -161,8 +161,8 @@ mod tests {
 
     #[test]
     fn short_prompts_stay_whole_and_absurd_shares_are_refused() {
-        let plan = KvOptions::auto(0.08).unwrap().policy.plan(256, 30).unwrap();
-        assert!(plan.layers.iter().all(|l| l.retain == 256));
+        let plan = KvOptions::auto(0.08).unwrap().policy.plan(512, 30).unwrap();
+        assert!(plan.layers.iter().all(|l| l.retain == 512));
         for share in [0.0, -1.0, 1.5, f32::NAN] {
             assert!(KvOptions::auto(share).is_err(), "{share}");
         }

@@ -14,7 +14,7 @@ impl Model {
     ///
     /// # Errors
     /// [`crate::Error::DeviceLost`].
-    pub async fn fingerprint(&self) -> Result<u64> {
+    pub async fn checksum(&self) -> Result<u64> {
         let layers = self.layers.iter().flat_map(|l| [&l.qkv, &l.output, &l.gate_up, &l.down]);
         let parts: Vec<_> = layers.chain([&self.embedding]).flat_map(Matrix::parts).collect();
         let sample = self.gpu.tensor::<u32>(Class::Scratch, "sample of the weights", parts.len() * SAMPLE);
