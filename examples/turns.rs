@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use benben::{
-    AdapterChoice, GenerateOptions, Gpu, LoadOptions, Model, Result, Session, SessionOptions, Timing,
+    AdapterChoice, GenerateOptions, Gpu, KvOptions, LoadOptions, Model, Result, Session, SessionOptions,
+    Timing,
 };
 
 /// Tokens of the third turn, and of an answer.
@@ -46,7 +47,9 @@ fn main() -> Result<()> {
 }
 
 fn new_session(model: &Arc<Model>, tokens: usize) -> Result<Session> {
-    Session::new(model, &SessionOptions { context: Some(tokens + 8 * SHORT), ..Default::default() })
+    // Any common beginning serves only where every row is kept.
+    let (kv, context) = (KvOptions::full(), Some(tokens + 8 * SHORT));
+    Session::new(model, &SessionOptions { kv, context })
 }
 
 /// Arbitrary tokens; how long they take does not depend on what they are.
