@@ -11,6 +11,7 @@
 //! it is weighted by the length of `v_j`, since attention to a short value moves little.
 
 use super::check::{Check, Noise, poisoned};
+use super::kv_row::Heads;
 use crate::Result;
 use crate::gpu::{Class, Family, Gpu, Recorder, Shader, ShaderKey, Tensor};
 
@@ -30,6 +31,11 @@ pub struct ScoreShape {
 }
 
 impl ScoreShape {
+    /// The shape of a layer with these heads.
+    pub fn new(heads: Heads, per_head: bool) -> Self {
+        Self { query_heads: heads.query, kv_heads: heads.kv, dim: heads.dim, per_head }
+    }
+
     /// How many sets of scores there are.
     pub fn sets(&self) -> usize {
         if self.per_head { self.kv_heads } else { 1 }

@@ -32,6 +32,6 @@ impl Model {
 }
 
 /// FNV-1a, the same on every machine and in every version.
-fn hash(bytes: impl Iterator<Item = u8>) -> u64 {
+pub(super) fn hash(bytes: impl Iterator<Item = u8>) -> u64 {
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

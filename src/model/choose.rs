@@ -69,7 +69,7 @@ impl Model {
         }
         let (heads, rows, scale) = (self.config.heads, block.rows(), self.attention_scale());
         let columns = rows.enter - rows.protected;
-        let shape = ScoreShape { query_heads: heads.query, kv_heads: heads.kv, dim: heads.dim, per_head };
+        let shape = ScoreShape::new(heads, per_head);
         let forced = block.sinks();
         for (i, term) in scoring.terms.iter().enumerate() {
             match term.scorer {

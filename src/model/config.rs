@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::checksum::hash;
 use super::rope::{RopeConfig, Scaling};
 use crate::kernels::kv_row::Heads;
 use crate::kv::Profile;
@@ -77,10 +78,7 @@ impl Config {
         let sizes =
             [self.layers, self.width, query, kv, dim, self.ffn].map(|size| (size as u64).to_le_bytes());
         let bytes = sizes.into_iter().flatten().chain(norm.into_iter().flat_map(f32::to_le_bytes));
-        let hash = bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        let fingerprint = format!("{hash:016x}");
+        let fingerprint = format!("{:016x}", hash(bytes));
         let label = format!("the layer profile beside {}", file.label());
         let profile = Profile::find(&fingerprint, self.kv_layers(), &label, file.sidecar(PROFILE))?;
         Ok(Self { fingerprint, profile, ..self })

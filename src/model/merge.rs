@@ -30,7 +30,7 @@ impl Model {
     ) -> Result<()> {
         let (heads, rows) = (self.config.heads, block.rows());
         let per_head = block.per_head;
-        let shape = ScoreShape { query_heads: heads.query, kv_heads: heads.kv, dim: heads.dim, per_head };
+        let shape = ScoreShape::new(heads, per_head);
         let columns = rows.enter - rows.protected;
         let recent = rows.protected.max(WITNESSES);
         let measure = Measure { recent, ramp: Ramp::FLAT, averaged: true, by_value: false };

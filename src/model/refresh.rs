@@ -58,12 +58,7 @@ impl Model {
     ) -> Result<()> {
         let Some(Rank::Attention { recent, .. }) = block.rank() else { return Ok(()) };
         let (heads, enter, main) = (self.config.heads, block.rows().enter, cache.main(block.group()));
-        let shape = ScoreShape {
-            query_heads: heads.query,
-            kv_heads: heads.kv,
-            dim: heads.dim,
-            per_head: block.per_head,
-        };
+        let shape = ScoreShape::new(heads, block.per_head);
         let measure = Measure { recent, ramp: Ramp::FLAT, averaged: true, by_value: false };
         let (scale, out) = (self.attention_scale(), &s.scores);
         score(rec, &s.q, &s.lse, &s.k, &s.v, shape, scale, prefix, enter, measure, 0, enter, out)?;
