@@ -98,12 +98,15 @@ impl LoadArgs {
         context: usize,
     ) -> Result<SessionOptions> {
         let context = self.context.unwrap_or(context);
-        if let Some(memory) = self.memory {
-            let rest = memory.saturating_sub(model.gpu().bytes().weights);
-            let plan = Plan::session(model.config(), kv, context)?;
-            plan.check(&Limits::of(model.gpu(), Some(rest)))?;
+        if self.memory.is_some() {
+            Plan::session(model.config(), kv, context)?.check(&self.limits(model.gpu()))?;
         }
         Ok(SessionOptions { kv: kv.clone(), context: Some(context) })
+    }
+
+    /// What is left beside the weights on the device.
+    pub fn limits(&self, gpu: &Gpu) -> Limits {
+        Limits::of(gpu, self.memory.map(|memory| memory.saturating_sub(gpu.bytes().weights)))
     }
 }
 

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! args.rs, kv_args.rs   flags that several commands share, checked before anything is opened
-//! measure.rs            medians, and the bandwidth that the adapter reaches
+//! measure.rs            medians, and what the adapter reaches at best
 //! report.rs             numbers and tables for people, JSON for programs
+//! page/                 what HTML reports have in common
+//! bench/                the command that measures speed
 //! eval/                 the commands that measure quality
 //! the others            one command each
 //! ```
@@ -20,6 +22,7 @@ mod eval;
 mod info;
 mod kv_args;
 mod measure;
+mod page;
 mod report;
 mod run;
 

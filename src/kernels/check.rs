@@ -91,6 +91,7 @@ pub async fn all(gpu: &Gpu) -> Result<Vec<Check>> {
     let mut checks = Vec::new();
     checks.extend(super::centre::checks(gpu).await?);
     checks.extend(super::copy::checks(gpu).await?);
+    checks.extend(super::multiply::checks(gpu).await?);
     checks.extend(super::embed::checks(gpu).await?);
     checks.extend(super::fill::checks(gpu).await?);
     checks.extend(super::gather::checks(gpu).await?);

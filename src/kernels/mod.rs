@@ -35,6 +35,7 @@ pub mod matvec;
 mod matvec_groups;
 mod matvec_lanes;
 pub mod moments;
+pub mod multiply;
 pub mod nearest;
 pub mod nll;
 pub mod observe;
@@ -56,7 +57,7 @@ use crate::gpu::ShaderKey;
 
 /// One variant at least of every way in which a shader can be assembled, for validation without a device.
 pub fn variants() -> Vec<ShaderKey> {
-    let kernels: [fn() -> Vec<ShaderKey>; 35] = [
+    let kernels: [fn() -> Vec<ShaderKey>; 36] = [
         accumulate::variants,
         attention_decode_groups::variants,
         attention_decode_lanes::variants,
@@ -77,6 +78,7 @@ pub fn variants() -> Vec<ShaderKey> {
         matmul::variants,
         matvec::variants,
         moments::variants,
+        multiply::variants,
         nearest::variants,
         nll::variants,
         observe::variants,

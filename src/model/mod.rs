@@ -100,6 +100,18 @@ impl Model {
         self.layers.iter().map(layer).sum::<u64>() + self.head.bytes()
     }
 
+    /// The matrices of a layer (below `config().layers`) in the order in which a token meets them: of queries, keys
+    /// and values, of attention's output, of gates and ups, and down.
+    pub fn matrices(&self, layer: usize) -> [&Matrix; 4] {
+        let layer = &self.layers[layer];
+        [&layer.qkv, &layer.output, &layer.gate_up, &layer.down]
+    }
+
+    /// The matrix that makes logits.
+    pub fn head(&self) -> &Matrix {
+        &self.head
+    }
+
     fn rope(&self) -> Rope<'_> {
         Rope {
             frequencies: &self.frequencies,

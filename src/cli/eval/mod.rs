@@ -11,7 +11,7 @@
 //! cells.rs      one measurement, and the file that survives an interruption
 //! summary.rs    measurements → means, errors, intervals
 //! markdown.rs   the summary for reading in a terminal or a repository
-//! page.html     the summary for looking at; page.rs, side.rs and plot.rs say what it shows and where
+//! page.html     the summary for looking at; page.rs and side.rs say what it shows
 //! ```
 
 mod cells;
@@ -21,7 +21,6 @@ mod markdown;
 mod needles;
 mod page;
 mod plan;
-mod plot;
 mod ppl;
 mod runner;
 mod side;

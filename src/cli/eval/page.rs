@@ -2,26 +2,24 @@
 
 use std::io;
 
+use minijinja::context;
 use minijinja::value::{Serde, Value};
-use minijinja::{Environment, context};
 use serde::Serialize;
 
 use super::cells::Speed;
 use super::runner::ANSWER;
 use super::side::Side;
 use super::summary::{Row, Summary};
+use crate::cli::page::{render, slot};
 use crate::cli::report::bytes;
 
 const PAGE: &str = include_str!("page.html");
-/// Colours and shapes that the page has beside the full cache's.
-const SLOTS: usize = 7;
 
 /// The page's text.
 ///
 /// # Errors
 /// An error of the template.
 pub fn document(summary: &Summary) -> io::Result<String> {
-    let environment = Environment::new();
     let policies = policies(summary);
     let legend: Vec<_> = policies.iter().map(|policy| (slot(&policies, policy), policy)).collect();
     let rows: Vec<_> = summary.rows.iter().map(|row| Shown::new(summary, &policies, row)).collect();
@@ -33,7 +31,7 @@ pub fn document(summary: &Summary) -> io::Result<String> {
         rows => Value::from(Serde(rows)),
         splits => Value::from(Serde(sides.collect::<Vec<_>>())),
     };
-    environment.render_named_str("page.html", PAGE, context).map_err(io::Error::other)
+    render(PAGE, context)
 }
 
 /// The policies in order of appearance; the index is the slot of colour and shape, the full cache's is 0.
@@ -45,14 +43,6 @@ fn policies(summary: &Summary) -> Vec<&'static str> {
         }
     }
     found
-}
-
-/// Which colour and shape a policy has.
-pub fn slot(policies: &[&str], policy: &str) -> usize {
-    match policies.iter().position(|&other| other == policy) {
-        Some(0) | None => 0,
-        Some(i) => 1 + (i - 1) % SLOTS,
-    }
 }
 
 /// What the page shows of a configuration whatever the split.

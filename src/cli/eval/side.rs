@@ -3,10 +3,9 @@
 use serde::Serialize;
 
 use super::needles::Mode;
-use super::page::slot;
-use super::plot::{Axis, Plot, Point, Series};
 use super::split::Split;
 use super::summary::{Quality, Row, Summary, Tally, TextQuality};
+use crate::cli::page::{Axis, Plot, Point, Series, Titles, slot};
 
 /// One split: its cards, plots and table.
 #[derive(Debug, Serialize)]
@@ -177,5 +176,9 @@ fn plots(policies: &[&str], own: &[(&Row, &Quality)]) -> Vec<Plot> {
         ),
     ];
     let shown = all.into_iter().filter(|(.., series)| !series.is_empty());
-    shown.map(|(title, note, axis, series)| Plot::new(title, note, axis, series)).collect()
+    let plot = |(title, note, axis, series)| {
+        let x = "bytes of the prompt's cache, share of full f16";
+        Plot::new(Titles { title, note, x }, Axis::Excess, axis, series)
+    };
+    shown.map(plot).collect()
 }

@@ -1,4 +1,4 @@
-//! Where lines, marks and ticks of a plot lie in its view box; `page.html` draws them.
+//! Where lines, marks and ticks of a plot lie in its view box; `plot.html` draws them.
 
 use serde::Serialize;
 
@@ -6,15 +6,24 @@ use serde::Serialize;
 const SIZE: [f64; 2] = [560.0, 340.0];
 const FRAME: [f64; 4] = [58.0, 18.0, 542.0, 292.0];
 
-/// How far marks of neighbouring policies stand apart.
+/// How far marks of neighbouring series stand apart.
 const BESIDE: f64 = 7.0;
+
+/// What is written around a plot.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Titles {
+    pub title: &'static str,
+    /// What to read from it.
+    pub note: &'static str,
+    /// Below the horizontal axis.
+    pub x: &'static str,
+}
 
 /// A plot, laid out.
 #[derive(Debug, Serialize)]
 pub struct Plot {
-    title: &'static str,
-    /// What to read from it.
-    note: &'static str,
+    #[serde(flatten)]
+    titles: Titles,
     size: [f64; 2],
     frame: [f64; 4],
     x_ticks: Vec<Tick>,
@@ -44,7 +53,7 @@ struct Mark {
     tip: String,
 }
 
-/// The points of one policy.
+/// The points of one line.
 #[derive(Debug, Clone)]
 pub struct Series {
     /// Which colour and shape it has.
@@ -62,7 +71,7 @@ pub struct Point {
     pub tip: String,
 }
 
-/// What the vertical axis measures.
+/// What an axis measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Axis {
     /// Percent from zero, or below it, as far as the values reach.
@@ -71,6 +80,10 @@ pub enum Axis {
     Log,
     /// A share of a whole, in percent.
     Share,
+    /// A number from zero, as far as the values reach.
+    Amount,
+    /// The values themselves, equally far apart for equal ratios.
+    Doublings,
 }
 
 /// One axis: values on it, and where they lie.
@@ -93,24 +106,52 @@ impl Scale {
     }
 }
 
+impl Axis {
+    /// Values to be marked on the axis, which span those of `points`, of which each has a least and a largest one.
+    fn marks(self, points: impl Iterator<Item = [f64; 2]> + Clone) -> Vec<f64> {
+        let low = points.clone().map(|p| p[0]).fold(0.0, f64::min);
+        let high = points.clone().map(|p| p[1]).fold(0.0, f64::max);
+        match self {
+            Self::Share => vec![0.0, 25.0, 50.0, 75.0, 100.0],
+            Self::Excess => steps(low, high.max(0.1) * 1.04),
+            Self::Amount => steps(0.0, high.max(1e-9) * 1.04),
+            Self::Log => powers(points.map(|p| p[1]).filter(|&x| x > 0.0)),
+            Self::Doublings => {
+                let mut values: Vec<f64> = points.flatten().filter(|&x| x > 0.0).collect();
+                values.sort_by(f64::total_cmp);
+                values.dedup();
+                values
+            }
+        }
+    }
+
+    fn label(self, value: f64) -> String {
+        match self {
+            Self::Excess | Self::Share => format!("{} %", (value * 100.0).round() / 100.0),
+            Self::Log | Self::Doublings => value.to_string(),
+            // Sums of steps such as 0.2 are not quite round.
+            Self::Amount => ((value * 1e6).round() / 1e6).to_string(),
+        }
+    }
+
+    fn scale(self, marks: &[f64], place: [f64; 2]) -> Scale {
+        let [low, high] = ends(marks);
+        // Room for marks beside the first and the last value, and some length for an axis of one value.
+        let values = if self == Self::Doublings { [low / 1.4, high * 1.4] } else { [low, high] };
+        Scale { values, place, log: matches!(self, Self::Log | Self::Doublings) }
+    }
+}
+
 impl Plot {
-    /// Series over shares of the bytes, in percent.
-    pub fn new(title: &'static str, note: &'static str, axis: Axis, mut series: Vec<Series>) -> Self {
+    /// Series over `x`, each sorted by it.
+    pub fn new(titles: Titles, x_axis: Axis, y_axis: Axis, mut series: Vec<Series>) -> Self {
         series.iter_mut().for_each(|s| s.points.sort_by(|a, b| a.x.total_cmp(&b.x)));
         let points = || series.iter().flat_map(|s| &s.points);
-        let largest = |value: fn(&Point) -> f64| points().map(value).fold(0.0, f64::max);
-        let x_values = steps(0.0, largest(|p| p.x).max(1e-9) * 1.04);
-        let x = Scale { values: ends(&x_values), place: [FRAME[0], FRAME[2]], log: false };
-        let y_values = match axis {
-            Axis::Share => vec![0.0, 25.0, 50.0, 75.0, 100.0],
-            Axis::Excess => {
-                steps(points().map(|p| p.range[0]).fold(0.0, f64::min), largest(|p| p.range[1]).max(0.1))
-            }
-            Axis::Log => powers(points().map(|p| p.y).filter(|&y| y > 0.0)),
-        };
-        let y = Scale { values: ends(&y_values), place: [FRAME[3], FRAME[1]], log: axis == Axis::Log };
-        let percent = |value: f64| format!("{} %", (value * 100.0).round() / 100.0);
-        // Policies are compared at the same shares: side by side, none hides another.
+        let x_values = x_axis.marks(points().map(|p| [p.x, p.x]));
+        let y_values = y_axis.marks(points().map(|p| if y_axis == Axis::Log { [p.y, p.y] } else { p.range }));
+        let x = x_axis.scale(&x_values, [FRAME[0], FRAME[2]]);
+        let y = y_axis.scale(&y_values, [FRAME[3], FRAME[1]]);
+        // Series are compared at the same places: side by side, none hides another.
         let beside = |i: usize| BESIDE * (i as f64 - (series.len() as f64 - 1.0) / 2.0);
         let mark = |i: usize, p: &Point| Mark {
             x: x.at(p.x) + beside(i),
@@ -125,13 +166,12 @@ impl Plot {
             Line { slot: s.slot, path: corners.join(" "), marks }
         };
         Self {
-            title,
-            note,
+            titles,
             size: SIZE,
             frame: FRAME,
             lines: series.iter().enumerate().map(line).collect(),
-            x_ticks: x.ticks(x_values, percent),
-            y_ticks: y.ticks(y_values, |v| if axis == Axis::Log { v.to_string() } else { percent(v) }),
+            x_ticks: x.ticks(x_values, |v| x_axis.label(v)),
+            y_ticks: y.ticks(y_values, |v| y_axis.label(v)),
         }
     }
 }
@@ -179,8 +219,8 @@ mod tests {
     fn more_lies_higher_and_further_right() {
         let point = |x: f64, y: f64| Point { x, y, range: [y - 0.5, y + 0.5], tip: String::new() };
         let series = vec![Series { slot: 1, points: vec![point(20.0, 1.0), point(8.0, 3.0)] }];
-        for axis in [Axis::Excess, Axis::Log, Axis::Share] {
-            let plot = Plot::new("", "", axis, series.clone());
+        for axis in [Axis::Excess, Axis::Log, Axis::Share, Axis::Amount, Axis::Doublings] {
+            let plot = Plot::new(Titles { title: "", note: "", x: "" }, Axis::Excess, axis, series.clone());
             let [few, many] = &plot.lines[0].marks[..] else { panic!("two marks") };
             assert!(few.x < many.x && few.y < many.y, "{axis:?}: {plot:?}");
             assert!(few.high <= few.y && few.y <= few.low, "{axis:?}: {plot:?}");

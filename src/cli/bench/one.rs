@@ -1,53 +1,24 @@
-//! `benben bench`: prefill and decode speed, beside the bandwidth that the adapter reaches at best.
+//! One sequence: prefill and decode speed, beside the bandwidth that the adapter reaches at best.
 //!
 //! A short answer comes first, so that no shader is compiled while the clock runs. Each number is the median of
 //! the runs. Of a long answer, its quarters tell whether tokens become slower and memory fuller as it goes on.
 
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Instant;
 
-use benben::model::SyntheticPreset;
-use benben::{Error, GenerateOptions, KvOptions, Model, Result, RowFormat, Session};
+use benben::{GenerateOptions, Result, Session};
 use serde::Serialize;
 
-use super::Outcome;
-use super::args::{LoadArgs, count};
-use super::kv_args::{KvArgs, KvLabel};
-use super::measure::{copy_rate, median};
-use super::report::{self, Table, bytes};
+use super::{BenchArgs, prompt};
+use crate::cli::Outcome;
+use crate::cli::kv_args::KvLabel;
+use crate::cli::measure::{Ceilings, median};
+use crate::cli::report::{Table, bytes};
 
 /// Tokens of the warm-up: enough that every policy drops some, so that its kernels run too.
 const WARM_UP: usize = 128;
 
 /// Tokens of an answer from which on its quarters are told.
 const LONG: usize = 256;
-
-#[derive(Debug, clap::Args)]
-pub struct BenchArgs {
-    /// A GGUF file, or a directory with safetensors
-    #[arg(required_unless_present = "synthetic", conflicts_with = "synthetic")]
-    model: Option<PathBuf>,
-    /// Random weights in the shape of a published model: tiny, smollm2-135m, llama3-8b, llama2-13b, ...
-    #[arg(long, value_name = "NAME")]
-    synthetic: Option<String>,
-    /// Tokens of the prompt
-    #[arg(long, value_name = "N", default_value = "512", value_parser = count)]
-    prompt_tokens: usize,
-    /// Tokens to generate; of 256 or more, each quarter is told
-    #[arg(long, value_name = "N", default_value = "32", value_parser = count)]
-    max_tokens: usize,
-    /// Times to measure
-    #[arg(long, value_name = "N", default_value = "3", value_parser = count)]
-    runs: usize,
-    #[command(flatten)]
-    load: LoadArgs,
-    #[command(flatten)]
-    kv: KvArgs,
-    /// Print one JSON object instead of a table
-    #[arg(long)]
-    json: bool,
-}
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
@@ -62,7 +33,8 @@ struct Report {
     prefill_tokens_per_second: Option<f64>,
     decode_tokens_per_second: Option<f64>,
     time_to_first_token_seconds: Option<f64>,
-    copy_gb_per_second: f64,
+    #[serde(flatten)]
+    ceilings: Ceilings,
     weight_gb_per_second: Option<f64>,
     weight_share_of_copy: Option<f64>,
     dispatches_per_token: Option<f64>,
@@ -85,9 +57,9 @@ struct Quarter {
 
 pub async fn run(args: &BenchArgs) -> Outcome {
     let kv = args.kv.measured()?;
-    let model = model(args, &kv).await?;
+    let model = args.open(&kv).await?;
     let gpu = model.gpu();
-    let copy = copy_rate(gpu).await?;
+    let ceilings = Ceilings::measure(gpu).await?;
     let mut session = args.load.session(&model, &kv, args.prompt_tokens + args.max_tokens)?;
     measure(&mut session, args.prompt_tokens.min(WARM_UP), 2).await?;
     gpu.reset_peak();
@@ -110,28 +82,16 @@ pub async fn run(args: &BenchArgs) -> Outcome {
         prefill_tokens_per_second: over(|run| Some(run.prefill)),
         decode_tokens_per_second: decode,
         time_to_first_token_seconds: over(|run| Some(run.first_token)),
-        copy_gb_per_second: copy,
+        ceilings,
         weight_gb_per_second: weights,
-        weight_share_of_copy: weights.map(|rate| rate / copy),
+        weight_share_of_copy: weights.map(|rate| rate / ceilings.copy_gb_per_second),
         dispatches_per_token: over(|run| run.dispatches),
         quarters: runs.last().map_or(Vec::new(), |run| run.quarters.clone()),
         kv_bytes: rows.bytes,
         kv_bytes_full_f16: rows.bytes_full_f16,
         peak_bytes: gpu.bytes().peak,
     };
-    if args.json { report::json(&report) } else { Ok(report::say(&report.table())?) }
-}
-
-async fn model(args: &BenchArgs, kv: &KvOptions) -> Result<Arc<Model>> {
-    match (&args.synthetic, &args.model) {
-        (Some(name), _) => {
-            let preset = SyntheticPreset::named(name)?;
-            let gpu = args.load.device.open().await?;
-            Model::synthetic(&gpu, &preset, args.load.weights.format().unwrap_or(RowFormat::Q4)).await
-        }
-        (None, Some(path)) => args.load.load(path, kv).await,
-        (None, None) => Err(Error::Invalid("give a model, or a shape with --synthetic".to_owned())),
-    }
+    args.write(&report)
 }
 
 /// One run's numbers; `None` for a rate that takes more tokens than there were.
@@ -143,13 +103,12 @@ struct Run {
     quarters: Vec<Quarter>,
 }
 
-/// Answers a prompt of `prompt` arbitrary tokens with exactly `answer` tokens.
-async fn measure(session: &mut Session, prompt: usize, answer: usize) -> Result<Run> {
+/// Answers a prompt of `tokens` arbitrary tokens with exactly `answer` tokens.
+async fn measure(session: &mut Session, tokens: usize, answer: usize) -> Result<Run> {
     let gpu = session.model().gpu().clone();
     let vocab = session.model().config().vocab;
-    let ids: Vec<u32> = (0..prompt).map(|i| ((1000 + 7 * i % 4096) % vocab) as u32).collect();
     session.clear();
-    session.append(&ids)?;
+    session.append(&prompt(0, tokens, vocab))?;
     let options =
         GenerateOptions { max_tokens: answer, stop: Some(Vec::new()), ..GenerateOptions::default() };
     let mut generation = session.generate(&options)?;
@@ -182,8 +141,8 @@ async fn measure(session: &mut Session, prompt: usize, answer: usize) -> Result<
     })
 }
 
-impl Report {
-    fn table(&self) -> String {
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let number =
             |value: Option<f64>, unit: &str| value.map_or("-".to_owned(), |x| format!("{x:.2} {unit}"));
         let mut table = Table::default();
@@ -192,7 +151,8 @@ impl Report {
         row("decode", number(self.decode_tokens_per_second, "tokens/s"));
         row("time to first token", number(self.time_to_first_token_seconds, "s"));
         row("weights read", number(self.weight_gb_per_second, "GB/s"));
-        row("copy, for comparison", number(Some(self.copy_gb_per_second), "GB/s"));
+        row("copy, for comparison", number(Some(self.ceilings.copy_gb_per_second), "GB/s"));
+        row("multiply, for comparison", number(Some(self.ceilings.multiply_gflop_per_second), "GFLOP/s"));
         row("weights read / copy", number(self.weight_share_of_copy.map(|x| 100.0 * x), "%"));
         row("dispatches per token", self.dispatches_per_token.map_or("-".to_owned(), |n| n.to_string()));
         if !self.quarters.is_empty() {
@@ -206,7 +166,8 @@ impl Report {
         row("KV cache", bytes(self.kv_bytes));
         row("full f16 cache", bytes(self.kv_bytes_full_f16));
         row("peak on the device", bytes(self.peak_bytes));
-        format!(
+        write!(
+            f,
             "{} on {}\nKV cache {}; {} prompt tokens, {} new; median of {}\n\n{table}",
             self.model, self.adapter, self.kv, self.prompt_tokens, self.max_tokens, self.runs
         )

@@ -1,0 +1,194 @@
+//! One cell: many sequences side by side, and some of them alone, whose tokens must be the same.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use benben::plan::Plan;
+use benben::{GenerateOptions, KvReport, Model, Result, Session, SessionOptions};
+use serde::Serialize;
+
+use super::cache::Cache;
+use super::drive::{Timeline, drive};
+use super::prompt;
+
+/// What is measured together.
+#[derive(Debug, Clone, Serialize)]
+pub struct Cell {
+    /// Sequences side by side.
+    pub batch: usize,
+    pub prompt_tokens: usize,
+    pub new_tokens: usize,
+    /// The cache's name.
+    pub cache: String,
+}
+
+/// What a cell's run took.
+#[derive(Debug, Clone, Serialize)]
+pub struct Measured {
+    /// Prompt tokens of all sequences over the time until the last of them had its first token.
+    pub prefill_tokens_per_second: f64,
+    /// Of all sequences together, while all of them generated; absent, they never did at once.
+    pub decode_tokens_per_second: Option<f64>,
+    /// Between two tokens of one sequence, meanwhile.
+    pub ms_per_token: Option<f64>,
+    /// From the beginning, the median over the sequences.
+    pub time_to_first_token_seconds: f64,
+    /// From the beginning to the last token of all.
+    pub seconds: f64,
+    /// New tokens of all sequences over that time.
+    pub new_tokens_per_second: f64,
+    /// Rows that live at the end, and what a full f16 cache takes.
+    pub kv_bytes: u64,
+    pub kv_bytes_full_f16: u64,
+    /// The most that was on the device at once, weights included.
+    pub peak_bytes: u64,
+    pub agreement: Agreement,
+}
+
+/// How the tokens compare with those of the same sequences alone, greedily chosen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Agreement {
+    pub sequences: usize,
+    /// Sequences whose tokens are the same to the end.
+    pub identical: usize,
+    /// Tokens before the first that differs, as a share of all; a difference in rounding can turn a near tie.
+    pub share_before_difference: f64,
+}
+
+impl Agreement {
+    fn add(&mut self, alone: &[u32], together: &[u32]) {
+        let same = alone.iter().zip(together).take_while(|(a, b)| a == b).count();
+        let length = alone.len().max(together.len());
+        let share = if length == 0 { 1.0 } else { same as f64 / length as f64 };
+        let before = self.share_before_difference * self.sequences as f64;
+        self.sequences += 1;
+        self.identical += usize::from(same == length);
+        self.share_before_difference = (before + share) / self.sequences as f64;
+    }
+}
+
+/// Tokens of sequences that ran alone, by what they follow from.
+#[derive(Debug, Default)]
+pub struct Alone(HashMap<(String, usize, usize, usize), Vec<u32>>);
+
+/// Runs cells of one model.
+#[derive(Debug)]
+pub struct Bench {
+    pub model: Arc<Model>,
+    pub alone: Alone,
+    /// Sequences of a cell to compare.
+    pub compare: usize,
+    /// How long a run may take.
+    pub limit: Duration,
+}
+
+/// Runs of a cell in which something was compiled count for nothing; the second one compiles nothing.
+const MOST_RUNS: usize = 3;
+
+impl Bench {
+    /// The plan of one of the cell's sequences.
+    ///
+    /// # Errors
+    /// As [`Plan::session`].
+    pub fn plan(&self, cell: &Cell, cache: &Cache) -> Result<Plan> {
+        Plan::session(self.model.config(), &cache.kv, cell.prompt_tokens + cell.new_tokens)
+    }
+
+    /// Runs the cell, and what of it is to be compared.
+    ///
+    /// # Errors
+    /// What the device refuses; [`benben::Error::Invalid`] when it takes too long.
+    pub async fn measure(&mut self, cell: &Cell, cache: &Cache) -> Result<Measured> {
+        // What ran before has compiled most of what is timed.
+        let compared = self.compared(cell.batch);
+        for &sequence in &compared {
+            self.run_alone(cell, cache, sequence).await?;
+        }
+        let gpu = self.model.gpu().clone();
+        let mut runs = 0;
+        let (times, kv) = loop {
+            let compiled = gpu.counters().pipelines;
+            gpu.reset_peak();
+            let run = self.together(cell, cache).await?;
+            runs += 1;
+            if gpu.counters().pipelines == compiled || runs == MOST_RUNS {
+                break run;
+            }
+        };
+        gpu.check()?;
+        let mut agreement = Agreement::default();
+        for sequence in compared {
+            let alone = self.run_alone(cell, cache, sequence).await?;
+            agreement.add(&alone, &times.tokens(sequence));
+        }
+        let decode = times.decode_rate();
+        Ok(Measured {
+            prefill_tokens_per_second: (cell.batch * cell.prompt_tokens) as f64 / times.every_first_token(),
+            decode_tokens_per_second: decode,
+            ms_per_token: decode.map(|rate| 1e3 * cell.batch as f64 / rate),
+            time_to_first_token_seconds: times.first_token(),
+            seconds: times.end(),
+            new_tokens_per_second: (cell.batch * cell.new_tokens) as f64 / times.end(),
+            kv_bytes: kv.iter().map(|kv| kv.bytes).sum(),
+            kv_bytes_full_f16: kv.iter().map(|kv| kv.bytes_full_f16).sum(),
+            peak_bytes: gpu.bytes().peak,
+            agreement,
+        })
+    }
+
+    /// Sequences to compare: the first, the last, and some between them.
+    fn compared(&self, batch: usize) -> Vec<usize> {
+        let count = self.compare.min(batch);
+        (0..count).map(|i| i * (batch - 1) / (count - 1).max(1)).collect()
+    }
+
+    fn session(&self, cell: &Cell, cache: &Cache, sequence: usize) -> Result<Session> {
+        let context = Some(cell.prompt_tokens + cell.new_tokens);
+        let mut session = Session::new(&self.model, &SessionOptions { kv: cache.kv.clone(), context })?;
+        session.append(&prompt(sequence, cell.prompt_tokens, self.model.config().vocab))?;
+        Ok(session)
+    }
+
+    async fn together(&self, cell: &Cell, cache: &Cache) -> Result<(Timeline, Vec<KvReport>)> {
+        let sessions = (0..cell.batch).map(|sequence| self.session(cell, cache, sequence));
+        let mut sessions: Vec<Session> = sessions.collect::<Result<_>>()?;
+        let options = greedy(cell);
+        let answers =
+            sessions.iter_mut().map(|session| session.generate(&options)).collect::<Result<Vec<_>>>()?;
+        let times = drive(answers, self.limit, |_| ()).await?;
+        Ok((times, sessions.iter().map(Session::kv).collect()))
+    }
+
+    /// The tokens of a sequence that runs alone.
+    async fn run_alone(&mut self, cell: &Cell, cache: &Cache, sequence: usize) -> Result<Vec<u32>> {
+        let key = (cache.name.clone(), cell.prompt_tokens, cell.new_tokens, sequence);
+        if let Some(tokens) = self.alone.0.get(&key) {
+            return Ok(tokens.clone());
+        }
+        let mut session = self.session(cell, cache, sequence)?;
+        let times = drive(vec![session.generate(&greedy(cell))?], self.limit, |_| ()).await?;
+        let tokens = times.tokens(0);
+        self.alone.0.insert(key, tokens.clone());
+        Ok(tokens)
+    }
+}
+
+fn greedy(cell: &Cell) -> GenerateOptions {
+    GenerateOptions { max_tokens: cell.new_tokens, stop: Some(Vec::new()), ..GenerateOptions::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agreement_ends_at_the_first_difference() {
+        let mut agreement = Agreement::default();
+        agreement.add(&[1, 2, 3, 4], &[1, 2, 3, 4]);
+        agreement.add(&[1, 2, 3, 4], &[1, 9, 3, 4]);
+        assert_eq!(agreement, Agreement { sequences: 2, identical: 1, share_before_difference: 0.625 });
+        agreement.add(&[1, 2], &[1]);
+        assert_eq!((agreement.sequences, agreement.identical), (3, 1));
+    }
+}

@@ -1,0 +1,142 @@
+//! Answers side by side, and when their tokens came.
+
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use benben::{Error, Result};
+use futures_core::Stream;
+
+use crate::cli::measure::median;
+
+/// What came of answers that began together.
+#[derive(Debug, Clone, Default)]
+pub struct Timeline {
+    /// The tokens of each sequence, with seconds since the beginning.
+    pub sequences: Vec<Vec<(u32, f64)>>,
+}
+
+/// Polls all answers in turn until all have ended, and calls `seen` after every round of them.
+///
+/// # Errors
+/// What an answer fails with; [`Error::Invalid`] when they take longer than `limit`.
+pub async fn drive<S>(
+    answers: Vec<S>,
+    limit: Duration,
+    mut seen: impl FnMut(&[Option<S>]),
+) -> Result<Timeline>
+where
+    S: Stream<Item = Result<u32>> + Unpin,
+{
+    let started = Instant::now();
+    let mut sequences = vec![Vec::new(); answers.len()];
+    let mut answers: Vec<Option<S>> = answers.into_iter().map(Some).collect();
+    std::future::poll_fn(|cx| {
+        loop {
+            let mut came = false;
+            for (answer, tokens) in answers.iter_mut().zip(&mut sequences) {
+                let Some(stream) = answer else { continue };
+                match Pin::new(stream).poll_next(cx) {
+                    Poll::Ready(Some(Ok(id))) => tokens.push((id, started.elapsed().as_secs_f64())),
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                    Poll::Ready(None) => *answer = None,
+                    Poll::Pending => continue,
+                }
+                came = true;
+            }
+            seen(&answers);
+            if answers.iter().all(Option::is_none) {
+                return Poll::Ready(Ok(()));
+            }
+            if started.elapsed() > limit {
+                let reason = format!("it was not done after {:.0} s", limit.as_secs_f64());
+                return Poll::Ready(Err(Error::Invalid(reason)));
+            }
+            if !came {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await?;
+    Ok(Timeline { sequences })
+}
+
+impl Timeline {
+    /// The tokens of a sequence.
+    pub fn tokens(&self, sequence: usize) -> Vec<u32> {
+        self.sequences[sequence].iter().map(|&(id, _)| id).collect()
+    }
+
+    fn first_times(&self) -> impl Iterator<Item = f64> {
+        self.sequences.iter().filter_map(|tokens| tokens.first().map(|&(_, time)| time))
+    }
+
+    /// Seconds until half of the sequences had their first token.
+    pub fn first_token(&self) -> f64 {
+        median(self.first_times().collect()).unwrap_or(0.0)
+    }
+
+    /// Seconds until every sequence had one: until then prompts run.
+    pub fn every_first_token(&self) -> f64 {
+        self.first_times().fold(0.0, f64::max)
+    }
+
+    /// Seconds until the last token.
+    pub fn end(&self) -> f64 {
+        let ends = self.sequences.iter().filter_map(|tokens| tokens.last().map(|&(_, time)| time));
+        ends.fold(0.0, f64::max)
+    }
+
+    /// Tokens per second of all sequences together, from the moment when every one has its first token to the one
+    /// when the first of them ends: then none runs a prompt, and the batch is whole.
+    pub fn decode_rate(&self) -> Option<f64> {
+        let from = self.every_first_token();
+        let to =
+            self.sequences.iter().filter_map(|tokens| Some(tokens.last()?.1)).fold(f64::INFINITY, f64::min);
+        let inside = |&&(_, time): &&(u32, f64)| time > from && time <= to;
+        let count = self.sequences.iter().flatten().filter(inside).count();
+        (count > 0 && to > from).then(|| count as f64 / (to - from))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+
+    use super::*;
+
+    #[test]
+    fn rates_count_what_ran_together() {
+        let tokens = |times: &[f64]| times.iter().map(|&t| (0, t)).collect::<Vec<_>>();
+        let times = Timeline {
+            sequences: vec![
+                tokens(&[1.0, 2.5, 3.5, 4.0]),
+                tokens(&[2.0, 2.5, 3.0, 4.0, 5.0]),
+                tokens(&[1.5, 3.0, 4.0]),
+            ],
+        };
+        assert_eq!((times.first_token(), times.every_first_token(), times.end()), (1.5, 2.0, 5.0));
+        assert_eq!(times.decode_rate(), Some(8.0 / 2.0), "from 2 to 4: three, three and two tokens");
+        let alone = Timeline { sequences: vec![tokens(&[1.0])] };
+        assert_eq!(alone.decode_rate(), None);
+        let apart = Timeline { sequences: vec![tokens(&[1.0, 2.0]), tokens(&[3.0, 4.0])] };
+        assert_eq!(apart.decode_rate(), None, "they never ran together");
+    }
+
+    #[test]
+    fn answers_are_gathered_until_they_end() {
+        let answer = |ids: &[u32]| stream::iter(ids.iter().map(|&id| Ok(id)).collect::<Vec<_>>());
+        let mut rounds = 0;
+        let driven = drive(vec![answer(&[1, 2, 3]), answer(&[4])], Duration::from_secs(60), |_| rounds += 1);
+        let times = pollster::block_on(driven).unwrap();
+        assert_eq!([times.tokens(0), times.tokens(1)], [vec![1, 2, 3], vec![4]]);
+        assert!(rounds > 0);
+        let never = drive(vec![stream::repeat_with(|| Ok(1))], Duration::ZERO, |_| ());
+        assert!(pollster::block_on(never).unwrap_err().to_string().contains("not done after 0 s"));
+        let broken = vec![stream::iter([Err(Error::Invalid("broken".to_owned()))])];
+        assert_eq!(
+            pollster::block_on(drive(broken, Duration::MAX, |_| ())).unwrap_err().to_string(),
+            "broken"
+        );
+    }
+}

@@ -1,0 +1,240 @@
+//! `benben bench --kernels`: each hot kernel alone, on the model's own matrices and heads, beside the ceiling that is
+//! nearer to it.
+//!
+//! Products of one row run over all layers in turn, as in a step of decode: a single small matrix would stay in the
+//! device's caches. Products of many rows reuse what they read anyway.
+
+use std::fmt;
+
+use benben::gpu::{Class, Recorder, Tensor};
+use benben::kernels::attention_decode::{Parts, attention_decode, partial_len};
+use benben::kernels::attention_merge::attention_merge;
+use benben::kernels::attention_prefill::attention_prefill;
+use benben::kernels::check::Noise;
+use benben::kernels::kv_row::{Basis, KvRows};
+use benben::kernels::matmul::matmul;
+use benben::kernels::matrix::{Epilogue, Matrix, Norm};
+use benben::kernels::matvec::matvec;
+use benben::kv::Format;
+use benben::{Gpu, KvBits, KvOptions, Model, Result};
+use serde::Serialize;
+
+use super::BenchArgs;
+use crate::cli::Outcome;
+use crate::cli::measure::{Ceilings, seconds};
+use crate::cli::report::Table;
+
+/// Rows of a chunk of a prompt.
+const CHUNK: usize = 512;
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Report {
+    model: String,
+    adapter: String,
+    #[serde(flatten)]
+    ceilings: Ceilings,
+    kernels: Vec<Timed>,
+}
+
+/// One kernel's work, all its dispatches together, and how long it took.
+#[derive(Debug, Serialize)]
+struct Timed {
+    name: String,
+    ms: f64,
+    /// Bytes that must be read or written at least once.
+    gb_per_second: f64,
+    gflop_per_second: f64,
+    /// The time that the nearer ceiling would allow over the time that it took.
+    share_of_ceiling: f64,
+    ceiling: &'static str,
+}
+
+/// Bytes to move and operations to carry out.
+#[derive(Debug, Clone, Copy, Default)]
+struct Work {
+    bytes: u64,
+    flop: u64,
+}
+
+/// What times kernels.
+struct Bench<'a> {
+    gpu: &'a Gpu,
+    model: &'a Model,
+    report: Report,
+}
+
+pub async fn run(args: &BenchArgs) -> Outcome {
+    let model = args.open(&KvOptions::default()).await?;
+    let gpu = model.gpu();
+    let report = Report {
+        model: model.config().name.clone(),
+        adapter: gpu.describe(),
+        ceilings: Ceilings::measure(gpu).await?,
+        kernels: Vec::new(),
+    };
+    let mut bench = Bench { gpu, model: &model, report };
+    bench.products_of_one_row().await?;
+    for format in [Format::F16, Format::both(KvBits::Four)] {
+        if format == Format::F16 || model.config().heads.dim.is_multiple_of(32) {
+            bench.decode_attention(args.prompt_tokens, format).await?;
+        }
+    }
+    bench.products_of_many_rows().await?;
+    bench.prefill_attention(args.prompt_tokens).await?;
+    args.write(&bench.report)
+}
+
+impl Bench<'_> {
+    async fn time(
+        &mut self,
+        name: String,
+        work: Work,
+        record: impl Fn(&mut Recorder) -> Result<()>,
+    ) -> Result<()> {
+        let seconds = seconds(self.gpu, record).await?;
+        self.report.kernels.push(Timed::new(name, work, seconds, &self.report.ceilings));
+        Ok(())
+    }
+
+    /// Values that are not zeros: those would take less power, and a GPU would clock higher.
+    fn tensor(&self, len: usize) -> Tensor<f32> {
+        self.gpu.tensor_with(Class::Scratch, "activations", &Noise::new(1).values(len))
+    }
+
+    async fn products_of_one_row(&mut self) -> Result<()> {
+        let (model, layers) = (self.model, self.model.config().layers);
+        let of = |i: usize| (0..layers).map(|layer| model.matrices(layer)[i]).collect();
+        let products: [(&str, Vec<&Matrix>, bool, Epilogue); 5] = [
+            ("qkv", of(0), true, Epilogue::Store),
+            ("output", of(1), false, Epilogue::Add),
+            ("gate and up", of(2), true, Epilogue::SwiGlu),
+            ("down", of(3), false, Epilogue::Add),
+            ("head", vec![model.head()], true, Epilogue::Store),
+        ];
+        for (name, matrices, normed, epilogue) in products {
+            let (rows, cols) = (matrices[0].rows(), matrices[0].cols());
+            let (x, weight) = (self.tensor(cols), self.tensor(cols));
+            let out = self.tensor(epilogue.outputs(rows));
+            let norm = normed.then_some(Norm { weight: &weight, epsilon: 1e-5 });
+            let flop = matrices.iter().map(|m| 2 * (m.rows() * m.cols()) as u64).sum();
+            let work = Work { bytes: matrices.iter().map(|m| m.bytes()).sum(), flop };
+            let name = format!("decode {name}, {} x {rows} x {cols}", matrices.len());
+            self.time(name, work, |rec| {
+                matrices.iter().try_for_each(|matrix| matvec(rec, matrix, x.bind(), norm, epilogue, &out))
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Attention of one token over `count` rows of every layer.
+    async fn decode_attention(&mut self, count: usize, format: Format) -> Result<()> {
+        let config = self.model.config();
+        let (heads, layers) = (config.heads, config.kv_layers());
+        let basis = Basis::new(self.gpu, heads, &[format]);
+        let pool = |_| KvRows::new(self.gpu, heads, format, &basis, count, 1);
+        let pools = (0..layers).map(pool).collect::<Result<Vec<_>>>()?;
+        let splits = self.gpu.tuning().attention_splits as usize;
+        let parts = Parts { first: 0, splits, total: splits };
+        let (q, out) = (self.tensor(heads.q_width()), self.tensor(heads.q_width()));
+        let (partial, lse) = (self.tensor(partial_len(heads, splits)), self.tensor(heads.query));
+        let logits = self.tensor(0);
+        let rows = (layers * count) as u64;
+        let work =
+            Work { bytes: rows * format.bytes_per_token(heads), flop: rows * 4 * heads.q_width() as u64 };
+        let name = format!("decode attention, {layers} x {count} rows of {} bits", format.k.bits());
+        self.time(name, work, |rec| {
+            pools.iter().try_for_each(|rows| {
+                attention_decode(rec, &q, rows, count, 1.0, &partial, parts, &logits, false)?;
+                attention_merge(rec, &partial, heads, splits, basis.v_rotated, &out, &lse)
+            })
+        })
+        .await
+    }
+
+    /// Products of a chunk of a prompt, in the first layer.
+    async fn products_of_many_rows(&mut self) -> Result<()> {
+        let [qkv, output, gate_up, down] = self.model.matrices(0);
+        for (name, matrix, epilogue) in [
+            ("qkv", qkv, Epilogue::Store),
+            ("output", output, Epilogue::Add),
+            ("gate and up", gate_up, Epilogue::SwiGlu),
+            ("down", down, Epilogue::Add),
+        ] {
+            let (rows, cols) = (matrix.rows(), matrix.cols());
+            let (x, out) = (self.tensor(CHUNK * cols), self.tensor(CHUNK * epilogue.outputs(rows)));
+            let bytes = matrix.bytes() + x.bytes() + out.bytes();
+            let work = Work { bytes, flop: 2 * (CHUNK * rows * cols) as u64 };
+            let name = format!("prefill {name}, {CHUNK} x {rows} x {cols}");
+            self.time(name, work, |rec| matmul(rec, matrix, x.bind(), CHUNK, epilogue, &out)).await?;
+        }
+        Ok(())
+    }
+
+    /// Attention of a chunk of a prompt that follows `prefix` rows, in one layer.
+    async fn prefill_attention(&mut self, prefix: usize) -> Result<()> {
+        let heads = self.model.config().heads;
+        let [q, out] = [(); 2].map(|()| self.tensor(CHUNK * heads.q_width()));
+        let [k, v] = [(); 2].map(|()| self.tensor((prefix + CHUNK) * heads.kv_width()));
+        let lse = self.tensor(CHUNK * heads.query);
+        let seen = (CHUNK * prefix + CHUNK * (CHUNK + 1) / 2) as u64;
+        let bytes = q.bytes() + out.bytes() + k.bytes() + v.bytes() + lse.bytes();
+        let work = Work { bytes, flop: seen * 4 * heads.q_width() as u64 };
+        let name = format!("prefill attention, {CHUNK} queries after {prefix} rows");
+        self.time(name, work, |rec| {
+            attention_prefill(rec, &q, &k, &v, heads, None, 1.0, prefix, CHUNK, &out, &lse)
+        })
+        .await
+    }
+}
+
+impl Timed {
+    fn new(name: String, work: Work, seconds: f64, ceilings: &Ceilings) -> Self {
+        let [moved, computed] = [work.bytes, work.flop].map(|amount| amount as f64 / 1e9);
+        let memory = moved / ceilings.copy_gb_per_second;
+        let arithmetic = computed / ceilings.multiply_gflop_per_second;
+        Self {
+            name,
+            ms: 1e3 * seconds,
+            gb_per_second: moved / seconds,
+            gflop_per_second: computed / seconds,
+            share_of_ceiling: memory.max(arithmetic) / seconds,
+            ceiling: if memory > arithmetic { "copy" } else { "multiply" },
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} on {}\n{}", self.model, self.adapter, self.ceilings)?;
+        let mut table = Table::new(["kernel", "ms", "GB/s", "GFLOP/s", "of the nearer ceiling"]);
+        for timed in &self.kernels {
+            table.row([
+                timed.name.clone(),
+                format!("{:.3}", timed.ms),
+                format!("{:.1}", timed.gb_per_second),
+                format!("{:.1}", timed.gflop_per_second),
+                format!("{:.0} % of {}", 100.0 * timed.share_of_ceiling, timed.ceiling),
+            ]);
+        }
+        write!(f, "{table}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearer_ceiling_is_the_one_that_takes_longer() {
+        let ceilings = Ceilings { copy_gb_per_second: 10.0, multiply_gflop_per_second: 100.0 };
+        let of = |bytes, flop| Timed::new(String::new(), Work { bytes, flop }, 0.5, &ceilings);
+        let moves = of(4_000_000_000, 10_000_000_000);
+        assert_eq!((moves.ceiling, moves.gb_per_second, moves.gflop_per_second), ("copy", 8.0, 20.0));
+        assert!((moves.share_of_ceiling - 0.8).abs() < 1e-9);
+        let computes = of(1_000_000_000, 20_000_000_000);
+        assert_eq!(computes.ceiling, "multiply");
+        assert!((computes.share_of_ceiling - 0.4).abs() < 1e-9);
+    }
+}

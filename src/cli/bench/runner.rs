@@ -1,0 +1,149 @@
+//! A grid → its report, cell by cell: one that fails takes no other with it.
+
+use std::time::{Duration, SystemTime};
+
+use benben::KvOptions;
+use benben::plan::Limits;
+
+use super::cache::Cache;
+use super::cell::{Alone, Bench, Cell};
+use super::suite::{Grid, Suite};
+use super::summary::{Outcome as CellOutcome, Pack, Row, Summary};
+use super::{BenchArgs, page, save, save_json};
+use crate::cli::Outcome;
+use crate::cli::measure::Ceilings;
+use crate::cli::report::{bytes, note};
+
+/// What measures a suite.
+struct Runner<'a> {
+    args: &'a BenchArgs,
+    bench: Bench,
+    summary: Summary,
+}
+
+pub async fn run(args: &BenchArgs, suite: Suite) -> Outcome {
+    let grid = args.suite.grid(suite);
+    let mut runner = Runner::new(args, suite).await?;
+    for &prompt_tokens in &grid.prompts {
+        for cache in &grid.caches {
+            for &batch in &grid.batches {
+                runner.cell(batch, prompt_tokens, grid.answer, cache).await?;
+            }
+        }
+        if grid.pack {
+            runner.pack(&grid, prompt_tokens).await?;
+        }
+    }
+    runner.args.write(&runner.summary)
+}
+
+impl<'a> Runner<'a> {
+    async fn new(args: &'a BenchArgs, suite: Suite) -> Outcome<Self> {
+        let model = args.open(&KvOptions::default()).await?;
+        let gpu = model.gpu();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let summary = Summary {
+            suite: suite.name(),
+            program: format!("benben {}", env!("CARGO_PKG_VERSION")),
+            time: now.map_or(0, |now| now.as_secs()),
+            model: model.config().name.clone(),
+            weights: args.weights_name(),
+            weight_bytes: gpu.bytes().weights,
+            adapter: gpu.describe(),
+            ceilings: Ceilings::measure(gpu).await?,
+            cells: Vec::new(),
+            packs: Vec::new(),
+        };
+        let limit = Duration::from_secs(args.suite.cell_seconds as u64);
+        let bench = Bench { model, alone: Alone::default(), compare: args.suite.compare, limit };
+        Ok(Self { args, bench, summary })
+    }
+
+    /// Measures a cell, and saves the report with it: whoever stops the program keeps what was measured.
+    async fn cell(
+        &mut self,
+        batch: usize,
+        prompt_tokens: usize,
+        new_tokens: usize,
+        cache: &Cache,
+    ) -> Outcome {
+        let cell = Cell { batch, prompt_tokens, new_tokens, cache: cache.name.clone() };
+        note(&format!("{} x {prompt_tokens} tokens and {new_tokens} new, {}", cell.batch, cell.cache));
+        let plan_kv_bytes = self.bench.plan(&cell, cache).map_or(0, |plan| plan.kv * batch as u64);
+        let outcome = self.outcome(&cell, cache).await?;
+        self.summary.cells.push(Row { cell, plan_kv_bytes, outcome });
+        self.save()
+    }
+
+    async fn outcome(&mut self, cell: &Cell, cache: &Cache) -> Outcome<CellOutcome> {
+        if let Err(reason) = self.room(cell, cache) {
+            return Ok(CellOutcome::DoesNotFit { reason });
+        }
+        let failure = match self.bench.measure(cell, cache).await {
+            Ok(measured) => return Ok(CellOutcome::Measured(measured)),
+            Err(error) => error,
+        };
+        if self.bench.model.gpu().check().is_err() {
+            // What is lost stays lost: the cells that follow need another device.
+            self.bench.model = self.args.open(&KvOptions::default()).await?;
+        }
+        Ok(CellOutcome::Failed { reason: failure.to_string() })
+    }
+
+    /// Whether the plan has room for all of the cell's sequences.
+    fn room(&self, cell: &Cell, cache: &Cache) -> Result<(), String> {
+        let limits = self.args.load.limits(self.bench.model.gpu());
+        let plan = self.bench.plan(cell, cache).map_err(|error| error.to_string())?;
+        plan.check(&Limits { memory: None, ..limits }).map_err(|error| error.to_string())?;
+        let need = plan.kv * cell.batch as u64 + plan.scratch;
+        match limits.memory {
+            Some(memory) if need > memory => Err(format!(
+                "the caches of {} sequences take {} and activations {}, but {} are left",
+                cell.batch,
+                bytes(plan.kv * cell.batch as u64),
+                bytes(plan.scratch),
+                bytes(memory)
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Finds how many sequences fit into what the first cache's largest batch takes, and runs as many, if that ends
+    /// in time.
+    async fn pack(&mut self, grid: &Grid, prompt_tokens: usize) -> Outcome {
+        let Some(full_batch) = grid.batches.iter().copied().max() else { return Ok(()) };
+        for cache in grid.caches.iter().skip(1) {
+            let of = |cache: &Cache, summary: &Summary| {
+                let is = |row: &&Row| {
+                    let cell = &row.cell;
+                    (cell.batch, cell.prompt_tokens, &cell.cache) == (full_batch, prompt_tokens, &cache.name)
+                };
+                summary.cells.iter().find(is).cloned()
+            };
+            let (full, own) = (of(&grid.caches[0], &self.summary), of(cache, &self.summary));
+            let (Some(full), Some(own)) = (full, own) else { continue };
+            let one = (own.plan_kv_bytes / full_batch as u64).max(1);
+            let batch_by_plan = (full.plan_kv_bytes / one) as usize;
+            let seconds = own.measured().map_or(f64::INFINITY, |m| m.seconds);
+            let in_time =
+                seconds * batch_by_plan as f64 / full_batch as f64 <= self.bench.limit.as_secs_f64();
+            if in_time {
+                self.cell(batch_by_plan, prompt_tokens, grid.answer, cache).await?;
+            }
+            let ran = in_time && self.summary.cells.last().is_some_and(|row| row.measured().is_some());
+            let (bytes, cache) = (full.plan_kv_bytes, cache.name.clone());
+            self.summary.packs.push(Pack { cache, prompt_tokens, full_batch, bytes, batch_by_plan, ran });
+        }
+        self.save()
+    }
+
+    fn save(&self) -> Outcome {
+        if let Some(Some(path)) = &self.args.json {
+            save_json(path, &self.summary)?;
+        }
+        if let Some(path) = &self.args.suite.html {
+            save(path, page::document(&self.summary)?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,162 @@
+//! What a suite found: for programs as JSON, for a terminal as a table.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::cell::{Cell, Measured};
+use crate::cli::measure::Ceilings;
+use crate::cli::report::{Table, bytes};
+
+/// What `--json` prints of a suite.
+#[derive(Debug, Serialize)]
+pub struct Summary {
+    pub suite: String,
+    pub program: String,
+    /// Seconds since 1970 when it began.
+    pub time: u64,
+    pub model: String,
+    pub weights: String,
+    pub weight_bytes: u64,
+    pub adapter: String,
+    #[serde(flatten)]
+    pub ceilings: Ceilings,
+    pub cells: Vec<Row>,
+    pub packs: Vec<Pack>,
+}
+
+/// A cell and what came of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    #[serde(flatten)]
+    pub cell: Cell,
+    /// What the plan says of all its sequences' caches, once their contexts are full.
+    pub plan_kv_bytes: u64,
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+/// What came of a cell.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "outcome", rename_all = "kebab-case")]
+pub enum Outcome {
+    Measured(Measured),
+    /// The plan says that there is no room.
+    DoesNotFit {
+        reason: String,
+    },
+    Failed {
+        reason: String,
+    },
+}
+
+/// How many sequences fit into the bytes that a batch under the first cache takes.
+#[derive(Debug, Clone, Serialize)]
+pub struct Pack {
+    pub cache: String,
+    pub prompt_tokens: usize,
+    /// The batch under the first cache, and the bytes that the plan gives it.
+    pub full_batch: usize,
+    pub bytes: u64,
+    /// Sequences under this cache that the plan gives room in them.
+    pub batch_by_plan: usize,
+    /// Whether as many ran side by side.
+    pub ran: bool,
+}
+
+impl Row {
+    pub fn measured(&self) -> Option<&Measured> {
+        match &self.outcome {
+            Outcome::Measured(measured) => Some(measured),
+            _ => None,
+        }
+    }
+
+    /// Why there are no numbers.
+    pub fn reason(&self) -> Option<&str> {
+        match &self.outcome {
+            Outcome::Measured(_) => None,
+            Outcome::DoesNotFit { reason } | Outcome::Failed { reason } => Some(reason),
+        }
+    }
+}
+
+/// A rate, with as many digits as matter.
+pub fn rate(value: Option<f64>) -> String {
+    match value {
+        None => "-".to_owned(),
+        Some(x) if x >= 100.0 => format!("{x:.0}"),
+        Some(x) => format!("{x:.1}"),
+    }
+}
+
+impl Measured {
+    /// Sequences that are the same to the end, of those compared, and the share of tokens before a difference.
+    pub fn agrees(&self) -> String {
+        let a = &self.agreement;
+        format!("{}/{}, {:.0} %", a.identical, a.sequences, 100.0 * a.share_before_difference)
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { suite, model, weights, adapter, ceilings, .. } = self;
+        let held = bytes(self.weight_bytes);
+        writeln!(f, "suite {suite}: {model}, weights {weights} ({held}), on {adapter}\n{ceilings}")?;
+        let mut table = Table::new([
+            "cache",
+            "batch",
+            "prompt",
+            "new",
+            "prefill/s",
+            "decode/s",
+            "ms/token",
+            "first s",
+            "KV",
+            "peak",
+            "same",
+        ]);
+        for row in &self.cells {
+            let Cell { batch, prompt_tokens, new_tokens, cache } = &row.cell;
+            let at = [cache.clone(), batch.to_string(), prompt_tokens.to_string(), new_tokens.to_string()];
+            let [cache, batch, prompt, new] = at;
+            let dash = || "-".to_owned();
+            let cells = row.measured().map_or([(); 7].map(|()| dash()), |m| {
+                [
+                    rate(Some(m.prefill_tokens_per_second)),
+                    rate(m.decode_tokens_per_second),
+                    rate(m.ms_per_token),
+                    format!("{:.2}", m.time_to_first_token_seconds),
+                    bytes(m.kv_bytes),
+                    bytes(m.peak_bytes),
+                    m.agrees(),
+                ]
+            });
+            let [prefill, decode, ms, first, kv, peak, same] = cells;
+            table.row([cache, batch, prompt, new, prefill, decode, ms, first, kv, peak, same]);
+        }
+        write!(f, "{table}")?;
+        for row in &self.cells {
+            if let Some(reason) = row.reason() {
+                let Cell { batch, prompt_tokens, cache, .. } = &row.cell;
+                writeln!(f, "  {cache}, {batch} x {prompt_tokens}: {reason}")?;
+            }
+        }
+        for pack in &self.packs {
+            writeln!(f, "  {pack}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Pack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cache, prompt_tokens, full_batch, batch_by_plan, .. } = self;
+        let ran = if self.ran { "and they ran" } else { "by plan; they were not run" };
+        let taken = bytes(self.bytes);
+        write!(
+            f,
+            "{batch_by_plan} sequences of {prompt_tokens} tokens under {cache} in the {taken} of {full_batch}, {ran}"
+        )
+    }
+}
