@@ -4,6 +4,7 @@
 //
 // prefill  prompt tokens / time from submitting the prompt to having the first new token
 // decode   new tokens after that first one / the time they took
+// first    that time itself, in seconds
 //
 // Rounds alternate (peer, benben, peer, benben, ...) so that a machine that slows down meanwhile slows
 // both; medians are compared. The peer first runs one whole round unmeasured, since its pipelines are
@@ -14,7 +15,7 @@ import { resolve } from "node:path";
 import { parseArgs, promisify } from "node:util";
 
 const REPOSITORY = resolve(import.meta.dirname, "../..");
-const RATES = ["prefill", "decode"];
+const FIGURES = ["prefill", "decode", "first"];
 
 // llama.cpp passes over Vulkan devices of type CPU, such as lavapipe, and then computes without Vulkan
 // and without a word; naming the device overrules that. Read when the library loads, hence before it.
@@ -55,7 +56,7 @@ async function openPeer(modelPath, contextSize, batchSize) {
   };
 }
 
-/** One prefill and `maxTokens` decode steps from an empty cache, as rates in tokens per second. */
+/** One prefill and `maxTokens` decode steps from an empty cache. */
 async function runPeer({ sequence }, prompt, maxTokens) {
   await sequence.clearHistory();
   const start = performance.now();
@@ -69,6 +70,7 @@ async function runPeer({ sequence }, prompt, maxTokens) {
   return {
     prefill: (1000 * prompt.length) / (first - start),
     decode: (1000 * maxTokens) / (performance.now() - first),
+    first: (first - start) / 1000,
   };
 }
 
@@ -80,6 +82,7 @@ async function runBenben(modelPath, promptTokens, maxTokens) {
   return {
     prefill: result.prefill_tokens_per_second,
     decode: result.decode_tokens_per_second,
+    first: result.time_to_first_token_seconds,
     adapter: result.adapter,
   };
 }
@@ -90,22 +93,25 @@ function median(values) {
   return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
 }
 
-/** `{ prefill, decode }` of a function of the rate's name. */
-const perRate = (value) => Object.fromEntries(RATES.map((rate) => [rate, value(rate)]));
+/** An object of a function of each figure's name. */
+const perFigure = (value) => Object.fromEntries(FIGURES.map((figure) => [figure, value(figure)]));
+
+/** How much better benben's figure is: of rates more is better, of times less. */
+const better = (figure, ours, theirs) => (figure === "first" ? theirs / ours : ours / theirs);
 
 function summarise(name, rounds) {
-  return { name, median: perRate((rate) => median(rounds.map((round) => round[rate]))), rounds };
+  return { name, median: perFigure((figure) => median(rounds.map((round) => round[figure]))), rounds };
 }
 
 function printTable(report) {
   const row = (name, cells) => console.log(name.padEnd(24) + cells.map((c) => c.padStart(12)).join(""));
   console.log(`adapter ${report.adapter}, ${report.layers} layers of llama.cpp's on it`);
   console.log(`${report.promptTokens} prompt tokens, ${report.maxTokens} new, median of ${report.runs}\n`);
-  row("tokens per second", RATES);
+  row("", ["prefill/s", "decode/s", "first s"]);
   for (const side of [report.benben, report.peer]) {
-    if (side) row(side.name, RATES.map((rate) => side.median[rate].toFixed(2)));
+    if (side) row(side.name, FIGURES.map((figure) => side.median[figure].toFixed(2)));
   }
-  if (report.ratio) row("benben / llama.cpp", RATES.map((rate) => report.ratio[rate].toFixed(2)));
+  if (report.ratio) row("times better", FIGURES.map((figure) => report.ratio[figure].toFixed(2)));
 }
 
 function parseCommandLine() {
@@ -157,11 +163,14 @@ async function main() {
   }
   await peer.dispose();
 
-  const report = { adapter: peer.adapter, layers: peer.layers, promptTokens, maxTokens, runs };
+  const time = Math.floor(Date.now() / 1000);
+  const report = { time, adapter: peer.adapter, layers: peer.layers, promptTokens, maxTokens, runs };
   report.peer = summarise(peer.name, peerRounds);
   if (!peerOnly) {
     report.benben = summarise("benben", benbenRounds);
-    report.ratio = perRate((rate) => report.benben.median[rate] / report.peer.median[rate]);
+    report.ratio = perFigure((figure) =>
+      better(figure, report.benben.median[figure], report.peer.median[figure]),
+    );
   }
   if (json) console.log(JSON.stringify(report, null, 2));
   else printTable(report);
