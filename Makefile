@@ -14,10 +14,10 @@ BENBEN := cargo run --release --quiet --bin benben --
 FIND_MODEL := $${MODEL:-$$(.ci/fetch-model)}
 EXAMPLES := hello compare_kv frame_loop turns
 
-.PHONY: help demo web web-build web-test test examples fmt lint doc bench peers peers-web clean tools driver
+.PHONY: help demo web web-build web-test test examples fmt lint doc bench bench-docs peers peers-web clean tools driver
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: tools driver ## build, fetch a small model and let it answer PROMPT
 	@model="$(FIND_MODEL)" && cargo build --release && \
@@ -64,8 +64,15 @@ lint: tools ## check formatting and run Clippy, warnings refused
 doc: tools ## build the documentation, warnings refused
 	RUSTDOCFLAGS="$$RUSTDOCFLAGS -D warnings" cargo doc --no-deps
 
-bench: tools driver ## measure prefill and decode speed
+bench: tools driver ## measure prefill and decode speed; ARGS="--suite quick" measures batches
 	@model="$(FIND_MODEL)" && cargo build --release && $(BENBEN) bench "$$model" $(ARGS)
+
+MACHINE ?= lavapipe
+
+bench-docs: tools driver ## measure this MACHINE for docs/benchmarks.md (needs Node.js; a quarter of an hour)
+	@model="$(FIND_MODEL)" && cargo build --release && \
+		(cd benches/peers && npm install --loglevel=error) && \
+		benches/docs.sh "$$model" "$(MACHINE)"
 
 peers: tools driver ## measure llama.cpp's Vulkan back end beside benben (needs Node.js; minutes)
 	@model="$(FIND_MODEL)" && cargo build --release && \

@@ -108,6 +108,58 @@ fn bench_measures_a_synthetic_model() {
 }
 
 #[test]
+fn a_suite_compares_batches_with_single_sequences() {
+    let page = std::env::temp_dir().join(format!("benben-suite-{}.html", std::process::id()));
+    let suite = "bench --synthetic tiny --suite share --batches 1,3 --prompts 600 --answer 6 --json --html";
+    let html = page.to_str().expect("a path in UTF-8");
+    let report = json(&suite.split(' ').chain([html]).collect::<Vec<_>>());
+    let cells = report["cells"].as_array().expect("cells is a list");
+    let at: Vec<_> = cells.iter().map(|c| (c["cache"].as_str(), c["batch"].as_u64())).collect();
+    assert_eq!(at[..2], [(Some("full"), Some(1)), (Some("full"), Some(3))]);
+    assert_eq!(at[2..4], [(Some("auto-12"), Some(1)), (Some("auto-12"), Some(3))]);
+    let pack = &report["packs"][0];
+    assert!(pack["batch_by_plan"].as_u64() > Some(3) && pack["ran"] == true, "{report}");
+    assert_eq!(at[4], (Some("auto-12"), pack["batch_by_plan"].as_u64()), "as many as fit ran");
+    for cell in cells {
+        for field in ["prefill_tokens_per_second", "decode_tokens_per_second", "kv_bytes", "peak_bytes"] {
+            assert!(cell[field].as_f64() > Some(0.0), "{field} of {cell}");
+        }
+        let agreement = &cell["agreement"];
+        assert!(agreement["sequences"].as_u64() >= Some(1), "{cell}");
+        assert_eq!(agreement["identical"], agreement["sequences"], "{cell}");
+    }
+    assert!(cells[3]["kv_bytes"].as_u64() < cells[1]["kv_bytes"].as_u64(), "{report}");
+    let text = std::fs::read_to_string(&page).expect("the page is there");
+    assert!(text.contains("synthetic tiny") && text.contains("<polyline"));
+    std::fs::remove_file(page).expect("the page is removed");
+}
+
+#[test]
+fn a_cell_without_room_takes_no_other_with_it() {
+    let suite = "bench --synthetic tiny --suite batch --batches 512,1 --prompts 96 --answer 2 --caches full \
+                 --memory 8MiB --json";
+    let report = json(&suite.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(report["cells"][0]["outcome"], "does-not-fit", "{report}");
+    assert!(report["cells"][0]["reason"].as_str().is_some_and(|reason| reason.contains("512 sequences")));
+    assert_eq!(report["cells"][1]["outcome"], "measured", "{report}");
+    refuse(&["bench", "--synthetic", "tiny", "--suite", "batch", "--caches", "h2o"], 2, "none of full");
+    refuse(&["bench", "--synthetic", "tiny", "--batches", "2"], 2, "required");
+}
+
+#[test]
+fn bench_times_kernels_alone() {
+    let report = json(&["bench", "--synthetic", "tiny", "--kernels", "--prompt-tokens", "70", "--json"]);
+    let kernels = report["kernels"].as_array().expect("kernels is a list");
+    assert_eq!(kernels.len(), 12, "{report}");
+    for kernel in kernels {
+        assert!(
+            kernel["ms"].as_f64() > Some(0.0) && kernel["share_of_ceiling"].as_f64() > Some(0.0),
+            "{kernel}"
+        );
+    }
+}
+
+#[test]
 fn run_reports_everything_as_json() {
     let Some(model) = model() else { return };
     let prompt = ["run", &model, "-p", "What is the capital of France?", "--json", "--max-tokens"];
