@@ -266,6 +266,8 @@ fn unsound_requests_are_refused_with_numbers() {
     let (code, words) = refused(request(1, 60, 4, KvOptions::full())).unwrap();
     assert!(code == "does-not-fit" && words.contains("4000"), "{words}");
     assert!(Engine::new(&model(), &EngineOptions { max_sequences: 0, ..EngineOptions::default() }).is_err());
+    let many = EngineOptions { max_sequences: 1 << 22, ..EngineOptions::default() };
+    assert_eq!(Engine::new(&model(), &many).err().map(|error| error.code()), Some("does-not-fit"));
     // None of them is left behind.
     assert_eq!(engine.report().waiting, 0);
 }

@@ -188,12 +188,14 @@ impl DecodeScratch {
         }
     }
 
-    /// Bytes of such a scratch.
-    pub fn bytes(gpu: &Gpu, config: &Config, sequences: usize, capacity: usize) -> u64 {
+    /// Bytes of such a scratch, and of its largest tensor.
+    pub fn bytes(gpu: &Gpu, config: &Config, sequences: usize, capacity: usize) -> (u64, u64) {
         let (heads, strides) = (config.heads, Strides::new(gpu, config, sequences, capacity));
         let strided = strides.q + strides.partial + strides.lse + strides.weights;
         let dense = 2 * config.width + heads.qkv_width() + heads.q_width() + config.ffn + config.vocab;
-        4 * (sequences * (strided + dense) + heads.kv * capacity) as u64
+        let largest = strides.partial.max(strides.weights).max(config.ffn).max(config.vocab);
+        let total = sequences * (strided + dense) + heads.kv * capacity;
+        (4 * total as u64, 4 * (sequences * largest) as u64)
     }
 
     /// True when rows may leave pools of `capacity` rows.

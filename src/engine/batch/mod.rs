@@ -23,7 +23,7 @@ pub use answer::Answer;
 pub use request::Request;
 
 use self::core::{Core, Shared};
-use crate::model::Model;
+use crate::model::{DecodeScratch, Model};
 use crate::plan::Limits;
 use crate::{Error, Result};
 
@@ -76,7 +76,8 @@ impl Engine {
     /// An engine without any request yet.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for room for no sequence, a step of no token or a context of less than two.
+    /// [`Error::Invalid`] for room for no sequence, a step of no token or a context of less than two;
+    /// [`Error::DoesNotFit`] for more sequences than a step has room for.
     pub fn new(model: &Arc<Model>, options: &EngineOptions) -> Result<Self> {
         let context = options.context.unwrap_or(model.config().context);
         for (what, value, least) in [
@@ -88,6 +89,7 @@ impl Engine {
                 return Err(Error::Invalid(format!("an engine needs at least {least} {what}, not {value}")));
             }
         }
+        check_scratch(model, options.max_sequences)?;
         let free = || Limits::of(model.gpu(), None).memory.map(|bytes| bytes / 2);
         let options =
             EngineOptions { context: Some(context), memory: options.memory.or_else(free), ..*options };
@@ -111,5 +113,25 @@ impl Engine {
     /// What it is doing now.
     pub fn report(&self) -> EngineReport {
         self.shared.lock().report()
+    }
+}
+
+/// Fails unless the activations of a step of so many sequences fit.
+fn check_scratch(model: &Model, sequences: usize) -> Result<()> {
+    let (gpu, config) = (model.gpu(), model.config());
+    let (total, largest) = DecodeScratch::bytes(gpu, config, sequences, 0);
+    let Limits { binding, memory } = Limits::of(gpu, None);
+    let limits = [
+        ("one buffer of the step's activations", largest, "the adapter's largest binding", binding),
+        ("the step's activations", total, "the memory left", memory.unwrap_or(u64::MAX)),
+    ];
+    match limits.into_iter().find(|&(_, need, _, limit)| need > limit) {
+        Some((what, need, limit_name, limit)) => {
+            let (what, limit_name) = (what.to_owned(), limit_name.to_owned());
+            let fit = (sequences as u128 * u128::from(limit) / u128::from(need)).max(1);
+            let advice = format!("try at most {fit} sequences at once");
+            Err(Error::DoesNotFit { what, need, limit_name, limit, advice })
+        }
+        None => Ok(()),
     }
 }
