@@ -12,7 +12,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 
 BENBEN := cargo run --release --quiet --bin benben --
 FIND_MODEL := $${MODEL:-$$(.ci/fetch-model)}
-EXAMPLES := hello compare_kv frame_loop turns
+EXAMPLES := hello compare_kv frame_loop turns many_at_once
 
 .PHONY: help demo web web-build web-test test examples fmt lint doc bench bench-docs peers peers-web clean tools driver
 

@@ -1,14 +1,15 @@
-// attention_decode_groups: one query token against the live rows, for real GPUs.
+// attention_decode_groups: one query token of each sequence against its live rows, for real GPUs.
 // q [H][hd] · k_words, v_words, steps: packed rows · book: region 0 of each set is its slots
 // partials [H][parts][hd + 2], see attention_merge · logits [H][capacity] with STORE_LOGITS
-// With BIASED, region 3 is added to a row's scaled score.
-// grid (S, H): one workgroup per (split, head); it takes every S-th tile of LANES rows. Neighbouring lanes read
+// A job says where in each of them its sequence's part begins, in elements. With BIASED, region 3 is added to a row's scaled score.
+// grid (S, H, sequences): one workgroup per (split, head); it takes every S-th tile of LANES rows. Neighbouring lanes read
 // neighbouring eights of a row; a lane keeps one eight of the output for every PARTS-th row of the tile.
 
+#import jobs
 #import kv_eight
 
-struct Params {
-    count: u32,
+struct Job {
+    @align(16) count: u32,
     capacity: u32,
     sets: u32,
     kv_heads: u32,
@@ -17,6 +18,13 @@ struct Params {
     first_part: u32,
     parts: u32,
     scale: f32,
+    q_from: u32,
+    k_from: u32,
+    v_from: u32,
+    steps_from: u32,
+    book_from: u32,
+    partials_from: u32,
+    logits_from: u32,
 }
 
 const HEAD_DIM: u32 = #{HEAD_DIM}u;
@@ -24,7 +32,7 @@ const LANES: u32 = #{LANES}u;
 const PARTS: u32 = LANES / EIGHTS;
 const EMPTY: f32 = -3.4e38;
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> jobs: array<Job, JOBS>;
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> book: array<u32>;
 @group(0) @binding(6) var<storage, read_write> partials: array<f32>;
@@ -37,14 +45,16 @@ var<workgroup> scores: array<f32, LANES>;
 
 @compute @workgroup_size(#{LANES})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let job = jobs[group.z];
     let split = group.x;
+    if split >= job.splits { return; }
     let head = group.y;
-    let kv_head = head / params.group;
-    let table = select(0u, kv_head, params.sets > 1u) * 4u * params.capacity;
+    let kv_head = head / job.group;
+    let table = job.book_from + select(0u, kv_head, job.sets > 1u) * 4u * job.capacity;
     let eight = lane % EIGHTS;
     let part = lane / EIGHTS;
-    let low = q[(head * EIGHTS + eight) * 2u];
-    let high = q[(head * EIGHTS + eight) * 2u + 1u];
+    let low = q[job.q_from + (head * EIGHTS + eight) * 2u];
+    let high = q[job.q_from + (head * EIGHTS + eight) * 2u + 1u];
     // Codes count from the grid's first value: each eight of the query takes off what its middle adds.
     let q_middle = K_MIDDLE * (dot(low, vec4(1.0)) + dot(high, vec4(1.0)));
 
@@ -52,17 +62,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var acc_high = vec4(0.0);
     var best = EMPTY;
     var total = 0.0;
-    for (var first = split * LANES; first < params.count; first += params.splits * LANES) {
-        let rows = min(LANES, params.count - first);
+    for (var first = split * LANES; first < job.count; first += job.splits * LANES) {
+        let rows = min(LANES, job.count - first);
         let own = first + min(lane, rows - 1u);
-        let slot = min(book[table + own], params.capacity - 1u);
-        let own_at = slot * params.kv_heads + kv_head;
-        let own_steps = row_steps(own_at);
+        let slot = min(book[table + own], job.capacity - 1u);
+        let own_at = slot * job.kv_heads + kv_head;
+        let own_steps = row_steps(job.steps_from + own_at);
         at[lane] = own_at;
         workgroupBarrier();
         if part < PARTS {
             for (var r = part; r < rows; r += PARTS) {
-                let k = k_eight(at[r], eight);
+                let k = k_eight(job.k_from, at[r], eight);
                 shares[r * EIGHTS + eight] = dot(low, k[0]) + dot(high, k[1]) - q_middle;
             }
         }
@@ -71,12 +81,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         if lane < rows {
             score = 0.0;
             for (var e = 0u; e < EIGHTS; e++) { score += shares[lane * EIGHTS + e]; }
-            score *= own_steps.x * params.scale;
+            score *= own_steps.x * job.scale;
 #ifdef BIASED
-            score += bitcast<f32>(book[table + 3u * params.capacity + slot]);
+            score += bitcast<f32>(book[table + 3u * job.capacity + slot]);
 #endif
 #ifdef STORE_LOGITS
-            logits[head * params.capacity + first + lane] = score;
+            logits[job.logits_from + head * job.capacity + first + lane] = score;
 #endif
         }
         scores[lane] = score;
@@ -94,7 +104,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         acc_high *= fade;
         if part < PARTS {
             for (var r = part; r < rows; r += PARTS) {
-                let v = v_eight(at[r], eight);
+                let v = v_eight(job.v_from, at[r], eight);
                 acc_low += (v[0] - V_MIDDLE) * scores[r];
                 acc_high += (v[1] - V_MIDDLE) * scores[r];
             }
@@ -111,7 +121,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
     }
     workgroupBarrier();
-    let to = (head * params.parts + params.first_part + split) * (HEAD_DIM + 2u);
+    let to = job.partials_from + (head * job.parts + job.first_part + split) * (HEAD_DIM + 2u);
     for (var i = lane; i < HEAD_DIM; i += LANES) {
         var sum = 0.0;
         for (var p = 0u; p < PARTS; p++) { sum += shares[p * HEAD_DIM + i]; }

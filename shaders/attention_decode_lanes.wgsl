@@ -1,14 +1,15 @@
-// attention_decode_lanes: one query token against the live rows, for software adapters.
+// attention_decode_lanes: one query token of each sequence against its live rows, for software adapters.
 // q [H][hd] · k_words, v_words, steps: packed rows · book: region 0 of each set is its slots
 // partials [H][parts][hd + 2], see attention_merge · logits [H][capacity] with STORE_LOGITS
-// With BIASED, region 3 is added to a row's scaled score.
-// grid (S / LANES, H / TILE): one lane per (split, TILE query heads of one KV head), so that a row is unpacked
+// A job says where in each of them its sequence's part begins, in elements. With BIASED, region 3 is added to a row's scaled score.
+// grid (S / LANES, H / TILE, sequences): one lane per (split, TILE query heads of one KV head), so that a row is unpacked
 // once for all of them. Split s takes rows s, s + S, ... four at a time, one softmax update for the four.
 
+#import jobs
 #import kv_eight
 
-struct Params {
-    count: u32,
+struct Job {
+    @align(16) count: u32,
     capacity: u32,
     sets: u32,
     kv_heads: u32,
@@ -17,13 +18,20 @@ struct Params {
     first_part: u32,
     parts: u32,
     scale: f32,
+    q_from: u32,
+    k_from: u32,
+    v_from: u32,
+    steps_from: u32,
+    book_from: u32,
+    partials_from: u32,
+    logits_from: u32,
 }
 
 const HEAD_DIM: u32 = #{HEAD_DIM}u;
 const TILE: u32 = #{TILE}u;
 const EMPTY: f32 = -3.4e38;
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> jobs: array<Job, JOBS>;
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> book: array<u32>;
 @group(0) @binding(6) var<storage, read_write> partials: array<f32>;
@@ -31,11 +39,12 @@ const EMPTY: f32 = -3.4e38;
 
 @compute @workgroup_size(#{LANES})
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    let job = jobs[id.z];
     let split = id.x;
     let head = id.y * TILE;
-    if split >= params.splits { return; }
-    let kv_head = head / params.group;
-    let table = select(0u, kv_head, params.sets > 1u) * 4u * params.capacity;
+    if split >= job.splits { return; }
+    let kv_head = head / job.group;
+    let table = job.book_from + select(0u, kv_head, job.sets > 1u) * 4u * job.capacity;
 
     var acc: array<array<vec4<f32>, EIGHTS * 2u>, TILE>;
     var best: array<f32, TILE>;
@@ -46,35 +55,36 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     for (var h = 0u; h < TILE; h++) {
         best[h] = EMPTY;
         var sum = vec4(0.0);
-        for (var i = 0u; i < EIGHTS * 2u; i++) { sum += q[(head + h) * EIGHTS * 2u + i]; }
+        for (var i = 0u; i < EIGHTS * 2u; i++) { sum += q[job.q_from + (head + h) * EIGHTS * 2u + i]; }
         q_middle[h] = K_MIDDLE * dot(sum, vec4(1.0));
     }
 
-    for (var first = split; first < params.count; first += 4u * params.splits) {
-        let rows = vec4(first) + vec4(0u, 1u, 2u, 3u) * params.splits;
-        let live = rows < vec4(params.count);
-        let entry = vec4(table) + min(rows, vec4(params.count - 1u));
+    for (var first = split; first < job.count; first += 4u * job.splits) {
+        let rows = vec4(first) + vec4(0u, 1u, 2u, 3u) * job.splits;
+        let live = rows < vec4(job.count);
+        let entry = vec4(table) + min(rows, vec4(job.count - 1u));
         let listed = vec4(book[entry.x], book[entry.y], book[entry.z], book[entry.w]);
-        let slots = min(listed, vec4(params.capacity - 1u));
-        let at = slots * params.kv_heads + kv_head;
+        let slots = min(listed, vec4(job.capacity - 1u));
+        let at = slots * job.kv_heads + kv_head;
 #ifdef BIASED
-        let by_slot = slots + table + 3u * params.capacity;
+        let by_slot = slots + table + 3u * job.capacity;
         let bias = bitcast<vec4<f32>>(vec4(book[by_slot.x], book[by_slot.y], book[by_slot.z], book[by_slot.w]));
 #else
         let bias = vec4(0.0);
 #endif
-        let steps = transpose(mat4x2(row_steps(at.x), row_steps(at.y), row_steps(at.z), row_steps(at.w)));
+        let own = vec4(job.steps_from) + at;
+        let steps = transpose(mat4x2(row_steps(own.x), row_steps(own.y), row_steps(own.z), row_steps(own.w)));
 
         // Zeros, and said so: Chromium leaves a variable of a loop as its last turn left it.
         var score = array<vec4<f32>, TILE>();
         for (var e = 0u; e < EIGHTS; e++) {
-            let a = k_eight(at.x, e);
-            let b = k_eight(at.y, e);
-            let c = k_eight(at.z, e);
-            let d = k_eight(at.w, e);
+            let a = k_eight(job.k_from, at.x, e);
+            let b = k_eight(job.k_from, at.y, e);
+            let c = k_eight(job.k_from, at.z, e);
+            let d = k_eight(job.k_from, at.w, e);
             for (var h = 0u; h < TILE; h++) {
-                let low = q[((head + h) * EIGHTS + e) * 2u];
-                let high = q[((head + h) * EIGHTS + e) * 2u + 1u];
+                let low = q[job.q_from + ((head + h) * EIGHTS + e) * 2u];
+                let high = q[job.q_from + ((head + h) * EIGHTS + e) * 2u + 1u];
                 score[h] += vec4(dot(low, a[0]), dot(low, b[0]), dot(low, c[0]), dot(low, d[0]))
                     + vec4(dot(high, a[1]), dot(high, b[1]), dot(high, c[1]), dot(high, d[1]));
             }
@@ -83,9 +93,9 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         var weight: array<vec4<f32>, TILE>;
         var fade: array<f32, TILE>;
         for (var h = 0u; h < TILE; h++) {
-            let scaled = select(vec4(EMPTY), (score[h] - q_middle[h]) * steps[0] * params.scale + bias, live);
+            let scaled = select(vec4(EMPTY), (score[h] - q_middle[h]) * steps[0] * job.scale + bias, live);
 #ifdef STORE_LOGITS
-            let to = (head + h) * params.capacity;
+            let to = job.logits_from + (head + h) * job.capacity;
             for (var i = 0u; i < 4u; i++) {
                 if live[i] { logits[to + rows[i]] = scaled[i]; }
             }
@@ -100,10 +110,10 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         }
 
         for (var e = 0u; e < EIGHTS; e++) {
-            let a = v_eight(at.x, e);
-            let b = v_eight(at.y, e);
-            let c = v_eight(at.z, e);
-            let d = v_eight(at.w, e);
+            let a = v_eight(job.v_from, at.x, e);
+            let b = v_eight(job.v_from, at.y, e);
+            let c = v_eight(job.v_from, at.z, e);
+            let d = v_eight(job.v_from, at.w, e);
             for (var h = 0u; h < TILE; h++) {
                 let w = weight[h];
                 acc[h][2u * e] = acc[h][2u * e] * fade[h] + a[0] * w.x + b[0] * w.y + c[0] * w.z + d[0] * w.w;
@@ -113,7 +123,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     }
 
     for (var h = 0u; h < TILE; h++) {
-        let to = ((head + h) * params.parts + params.first_part + split) * (HEAD_DIM + 2u);
+        let to = job.partials_from + ((head + h) * job.parts + job.first_part + split) * (HEAD_DIM + 2u);
         for (var i = 0u; i < EIGHTS * 2u; i++) {
             let values = acc[h][i] - v_middle[h];
             partials[to + 4u * i] = values.x;

@@ -1,30 +1,32 @@
-// attention_merge: joins the parts of decode attention.
+// attention_merge: joins the parts of decode attention, for many sequences.
 // partials [H][S][hd + 2]: unnormalised sum of values, maximum score, sum of weights; an empty part has
 // maximum -3.4e38 and sum 0 · out [H * hd], transformed back with ROTATED · lse [H]
-// grid: one team per head.
+// grid: one team per head, a layer of them for each sequence; its job says where its values begin.
 
+#import jobs
 #import kv_row
 
-struct Params { heads: u32, splits: u32 }
+struct Job { @align(16) heads: u32, splits: u32, partials_from: u32, out_from: u32, lse_from: u32 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> jobs: array<Job, JOBS>;
 @group(0) @binding(1) var<storage, read> partials: array<f32>;
 @group(0) @binding(2) var<storage, read_write> out: array<f32>;
 @group(0) @binding(3) var<storage, read_write> lse: array<f32>;
 
 @compute @workgroup_size(#{LANES})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let job = jobs[group.z];
     let head = team_index(group.x, lane);
     let member = team_member(lane);
-    if head >= params.heads { return; }
+    if head >= job.heads { return; }
 
     const PART: u32 = HEAD_DIM + 2u;
-    let start = head * params.splits * PART;
+    let start = job.partials_from + head * job.splits * PART;
     var best = -3.4e38;
-    for (var s = 0u; s < params.splits; s++) { best = max(best, partials[start + s * PART + HEAD_DIM]); }
+    for (var s = 0u; s < job.splits; s++) { best = max(best, partials[start + s * PART + HEAD_DIM]); }
     for (var i = member; i < HEAD_DIM; i += TEAM) { row[i] = 0.0; }
     var total = 0.0;
-    for (var s = 0u; s < params.splits; s++) {
+    for (var s = 0u; s < job.splits; s++) {
         let part = start + s * PART;
         let weight = exp(partials[part + HEAD_DIM] - best);
         total += weight * partials[part + HEAD_DIM + 1u];
@@ -34,6 +36,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #ifdef ROTATED
     hadamard(member);
 #endif
-    for (var i = member; i < HEAD_DIM; i += TEAM) { out[head * HEAD_DIM + i] = row[i] / total; }
-    if member == 0u { lse[head] = best + log(total); }
+    for (var i = member; i < HEAD_DIM; i += TEAM) { out[job.out_from + head * HEAD_DIM + i] = row[i] / total; }
+    if member == 0u { lse[job.lse_from + head] = best + log(total); }
 }

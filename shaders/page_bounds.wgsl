@@ -31,7 +31,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         var high = mat2x4(vec4(-LARGEST), vec4(-LARGEST));
         for (var r = first; r < end; r++) {
             let at = min(book[table + r], params.capacity - 1u) * params.kv_heads + head;
-            let k = k_eight(at, eight);
+            let k = k_eight(0u, at, eight);
             let step = row_steps(at).x;
             let near = clamp((k[0] - K_MIDDLE) * step, vec4(-LARGEST), vec4(LARGEST));
             let far = clamp((k[1] - K_MIDDLE) * step, vec4(-LARGEST), vec4(LARGEST));

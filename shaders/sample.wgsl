@@ -1,16 +1,17 @@
-// sample: draws the next token from one row of logits and writes its id into the token buffer.
-// logits [vocab] f32, read as bits, penalised in place · tokens u32: history read, tokens[at] written
-// one workgroup of 256 lanes, one dispatch. Lanes take every 256th logit where the order does not matter and
+// sample: draws the next token of each sequence from a row of logits and writes its id into the token buffer.
+// logits [rows, vocab] f32, read as bits, penalised in place · tokens u32: history read, tokens[at] written
+// one workgroup of 256 lanes a sequence, one dispatch. Lanes take every 256th logit where the order does not matter and
 // runs of neighbouring ids where it does.
 //
 //   penalty -> top-k cut -> temperature -> top-p cut -> min-p -> walk the ids until their mass passes u
 //
 // Probabilities become integers of 2^-31 of the whole: integer sums have the same bits whatever the order, so
 // histograms may use atomics and a seed always draws the same token. NaN logits count as -infinity.
+#import jobs
 #import radix
 
-struct Params {
-    vocab: u32,
+struct Job {
+    @align(16) vocab: u32,
     history_first: u32,
     history_len: u32,
     at: u32,
@@ -20,11 +21,15 @@ struct Params {
     min_p: f32,
     inverse_temperature: f32,
     random: f32,               // in 0..1
+    logits_from: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> jobs: array<Job, JOBS>;
 @group(0) @binding(1) var<storage, read_write> logits: array<u32>;
 @group(0) @binding(2) var<storage, read_write> tokens: array<u32>;
+
+// The sequence's job; what decides about barriers reads it from the uniform itself.
+var<private> own: Job;
 
 const INFINITY_BITS = 0x7f800000u;
 const SIGN_BIT = 0x80000000u;
@@ -33,7 +38,7 @@ const LOWEST = 0x007fffffu;
 
 /// A key that orders like the logit.
 fn key_of(i: u32) -> u32 {
-    let bits = logits[i];
+    let bits = logits[own.logits_from + i];
     let key = select(bits | SIGN_BIT, ~bits, bits >= SIGN_BIT);
     return select(key, LOWEST, (bits & ~SIGN_BIT) > INFINITY_BITS);
 }
@@ -44,13 +49,14 @@ fn logit_of(key: u32) -> f32 {
 
 /// Divides positive and multiplies negative logits of the ids in the history, each id once.
 fn penalise(lane: u32) {
-    for (var i = lane; i < params.history_len; i += 256u) {
-        let id = tokens[params.history_first + i];
-        var skip = id >= params.vocab;
-        for (var j = 0u; j < i && !skip; j++) { skip = tokens[params.history_first + j] == id; }
+    for (var i = lane; i < own.history_len; i += 256u) {
+        let id = tokens[own.history_first + i];
+        var skip = id >= own.vocab;
+        for (var j = 0u; j < i && !skip; j++) { skip = tokens[own.history_first + j] == id; }
         if !skip {
-            let x = bitcast<f32>(logits[id]);
-            logits[id] = bitcast<u32>(select(x * params.penalty, x / params.penalty, x > 0.0));
+            let at = own.logits_from + id;
+            let x = bitcast<f32>(logits[at]);
+            logits[at] = bitcast<u32>(select(x * own.penalty, x / own.penalty, x > 0.0));
         }
     }
     storageBarrier();
@@ -61,7 +67,7 @@ var<workgroup> leaders: array<vec2<u32>, 256>;
 /// The largest key and the lowest id that has it.
 fn leader(lane: u32) -> vec2<u32> {
     var mine = vec2(0u, 0u);
-    for (var i = lane; i < params.vocab; i += 256u) {
+    for (var i = lane; i < own.vocab; i += 256u) {
         let key = key_of(i);
         if key > mine.x { mine = vec2(key, i); }
     }
@@ -86,7 +92,7 @@ var<private> unit: f32;
 
 /// The probability relative to the largest one.
 fn weight(key: u32) -> f32 {
-    let power = exp((logit_of(key) - logit_of(top)) * params.inverse_temperature);
+    let power = exp((logit_of(key) - logit_of(top)) * own.inverse_temperature);
     return select(power, 1.0, key == top);
 }
 
@@ -104,40 +110,42 @@ fn item(i: u32) -> vec2<u32> {
 /// The mass of token i in the final draw.
 fn chance(i: u32) -> u32 {
     let key = key_of(i);
-    if key < lowest || weight(key) < params.min_p { return 0u; }
+    if key < lowest || weight(key) < own.min_p { return 0u; }
     return mass(key);
 }
 
 @compute @workgroup_size(256)
-fn main(@builtin(local_invocation_index) lane: u32) {
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let job = jobs[group.z];
+    own = job;
     penalise(lane);
     let best = leader(lane);
 #ifdef GREEDY
-    if lane == 0u { tokens[params.at] = best.y; }
+    if lane == 0u { tokens[job.at] = best.y; }
 #else
     top = best.x;
     lowest = 0u;
     unit = 0.0;
-    if params.top_k > 0u { lowest = radix_cut(lane, params.vocab, params.top_k).x; }
+    if job.top_k > 0u { lowest = radix_cut(lane, job.vocab, job.top_k).x; }
 
     var weights = 0.0;
-    for (var i = lane; i < params.vocab; i += 256u) {
+    for (var i = lane; i < job.vocab; i += 256u) {
         let key = key_of(i);
         if key >= lowest { weights += weight(key); }
     }
     unit = 2147483648.0 / sum_across(lane, weights);
-    if params.top_p_mass > 0u {
-        lowest = max(lowest, radix_cut(lane, params.vocab, params.top_p_mass).x);
+    if job.top_p_mass > 0u {
+        lowest = max(lowest, radix_cut(lane, job.vocab, job.top_p_mass).x);
     }
 
-    let run = (params.vocab + 255u) / 256u;
+    let run = (job.vocab + 255u) / 256u;
     let begin = lane * run;
-    let end = min(begin + run, params.vocab);
+    let end = min(begin + run, job.vocab);
     var run_mass = 0u;
     for (var i = begin; i < end; i++) { run_mass += chance(i); }
     let sums = scan_across(lane, run_mass);
     // Without a single finite logit there is nothing to draw from: mass 0 of the way is id 0.
-    let random = select(params.random, 0.0, top == LOWEST);
+    let random = select(job.random, 0.0, top == LOWEST);
     let goal = min(u32(random * f32(sums.y)), sums.y - 1u);
     if sums.x <= goal && goal < sums.x + run_mass {
         var passed = sums.x;
@@ -147,7 +155,7 @@ fn main(@builtin(local_invocation_index) lane: u32) {
             passed += here;
             if here > 0u { choice = i; }
         }
-        tokens[params.at] = choice;
+        tokens[job.at] = choice;
     }
 #endif
 }

@@ -51,8 +51,8 @@ mod web;
 pub mod weights;
 
 pub use engine::{
-    Comparison, Divergence, GenerateOptions, Generation, KvReport, LoadOptions, Reference, Sampling, Session,
-    SessionOptions, Step, Timing,
+    Answer, Comparison, Divergence, Engine, EngineOptions, EngineReport, GenerateOptions, Generation,
+    KvReport, LoadOptions, Reference, Request, Sampling, Session, SessionOptions, Step, Timing,
 };
 pub use error::{Error, Result};
 pub use gpu::{AdapterChoice, Gpu};

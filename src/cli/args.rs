@@ -85,6 +85,11 @@ impl LoadArgs {
         model
     }
 
+    /// Bytes that `--memory` leaves for rows beside the weights.
+    pub fn rows_memory(&self, model: &Model) -> Option<u64> {
+        self.memory.map(|memory| memory.saturating_sub(model.gpu().bytes().weights))
+    }
+
     /// A session of `--context` tokens, or of `context` without the flag, within `--memory`.
     pub fn session(&self, model: &Arc<Model>, kv: &KvOptions, context: usize) -> Result<Session> {
         Session::new(model, &self.session_options(model, kv, context)?)

@@ -14,6 +14,7 @@
 //! flag that makes no sense is status 2.
 
 mod args;
+mod batch;
 mod bench;
 mod calibrate;
 mod chat;
@@ -45,6 +46,8 @@ enum Command {
     Run(run::RunArgs),
     /// Talk with a model, turn by turn.
     Chat(chat::ChatArgs),
+    /// Answer a file of prompts, many at once.
+    Batch(batch::BatchArgs),
     /// Describe a model file and the memory it would take; needs no GPU.
     Info(info::InfoArgs),
     /// Describe the adapters, and check and measure the kernels on one of them.
@@ -69,6 +72,8 @@ enum Failure {
     Save { path: String, error: io::Error },
     #[error("cannot write to {path}: {error}; choose another --out")]
     Directory { path: String, error: io::Error },
+    #[error("{failed} of {total} prompts could not be answered; their lines say why")]
+    Unanswered { failed: usize, total: usize },
     #[error("{failed} of {total} kernel checks failed on {adapter}; its answers would be wrong")]
     Checks { failed: usize, total: usize, adapter: String },
 }
@@ -82,6 +87,7 @@ pub fn main() -> ExitCode {
         match command {
             Command::Run(args) => run::run(&args).await,
             Command::Chat(args) => chat::run(&args).await,
+            Command::Batch(args) => batch::run(&args).await,
             Command::Info(args) => info::run(&args).await,
             Command::Doctor(args) => doctor::run(&args).await,
             Command::Bench(args) => bench::run(&args).await,

@@ -80,7 +80,7 @@ impl Trial {
             let policy = Joint::new(Budget::PerLayer(vec![rows; model.config().kv_layers()]));
             let mut session = session(KvOptions { policy: Arc::new(policy), ..KvOptions::full() })?;
             session.run_prefix(prefix, continuation)?;
-            session.rec.submit();
+            session.desk.rec.submit();
             Ok::<_, Error>(session)
         };
         let reference = session(KvOptions::full())?.reference(prefix, continuation).await?;
@@ -93,9 +93,9 @@ impl Trial {
     async fn gain(&mut self, layer: usize, mut step: impl FnMut()) -> Result<f64> {
         let mut gain = 0.0;
         for (other, sign) in [(&mut self.half, 1.0), (&mut self.double, -1.0)] {
-            self.usual.cache.swap_layer(&mut other.cache, layer);
+            self.usual.seq.cache.swap_layer(&mut other.seq.cache, layer);
             gain += sign * self.usual.divergence(&self.reference).await?;
-            self.usual.cache.swap_layer(&mut other.cache, layer);
+            self.usual.seq.cache.swap_layer(&mut other.seq.cache, layer);
             step();
         }
         Ok(gain)
@@ -106,17 +106,17 @@ impl Session {
     /// The mean divergence, in nats, of what follows the reference's first token. The prefix has run before, and
     /// is all that the session holds after.
     async fn divergence(&mut self, reference: &Reference) -> Result<f64> {
-        let (before, continuation) = (self.tokens.len(), reference.continuation());
+        let (before, continuation) = (self.seq.tokens.len(), reference.continuation());
         let rows = continuation.len() - 1;
         let mut sum = 0.0;
         // The first token is predicted by the prefill, which has dropped nothing yet.
         if let Some(block) = self.run_continuation(continuation)? {
             self.each_row_of(&block, rows, |i, row| sum += reference.judge(i + 1, row).kl).await?;
         }
-        self.model.gpu().check()?;
-        self.cache.truncate(rows);
-        self.tokens.truncate(before);
-        self.cached = before;
+        self.seq.model.gpu().check()?;
+        self.seq.cache.truncate(rows);
+        self.seq.tokens.truncate(before);
+        self.seq.cached = before;
         Ok(sum / rows as f64)
     }
 }

@@ -59,7 +59,7 @@ impl Session {
     /// # Errors
     /// As [`Session::losses`].
     pub async fn reference(&mut self, prefix: &[u32], continuation: &[u32]) -> Result<Reference> {
-        let vocab = self.model.config().vocab;
+        let vocab = self.seq.model.config().vocab;
         let mut logits = Vec::new();
         let mut totals = Vec::new();
         let each = |_, row: &[f32]| {
@@ -77,7 +77,7 @@ impl Session {
     /// # Errors
     /// As [`Session::losses`], and [`Error::Invalid`] for a reference of another vocabulary.
     pub async fn compare(&mut self, reference: &Reference) -> Result<Comparison> {
-        let vocab = self.model.config().vocab;
+        let vocab = self.seq.model.config().vocab;
         if reference.vocab != vocab {
             let of = reference.vocab;
             return Err(Error::Invalid(format!("a reference over {of} tokens cannot judge {vocab}")));
@@ -97,10 +97,10 @@ impl Session {
     ) -> Result<(KvReport, Duration)> {
         let started = Instant::now();
         self.run_prefix(prefix, continuation)?;
-        let vocab = self.model.config().vocab;
-        let d = self.decode.as_ref().ok_or_else(not_reserved)?;
-        let first = self.rec.read(&d.logits, 0, vocab);
-        self.rec.submit();
+        let vocab = self.seq.model.config().vocab;
+        let d = self.desk.decode.as_ref().ok_or_else(not_reserved)?;
+        let first = self.desk.rec.read(&d.logits, 0, vocab);
+        self.desk.rec.submit();
         let first = first.await?;
         let (kv, prefill) = (self.kv(), started.elapsed());
         let block = self.run_continuation(continuation)?;
@@ -109,7 +109,7 @@ impl Session {
             let rows = continuation.len() - 1;
             self.each_row_of(&block, rows, |i, row| each(i + 1, row)).await?;
         }
-        self.model.gpu().check()?;
+        self.seq.model.gpu().check()?;
         Ok((kv, prefill))
     }
 
@@ -120,18 +120,19 @@ impl Session {
         rows: usize,
         mut each: impl FnMut(usize, &[f32]),
     ) -> Result<()> {
-        let vocab = self.model.config().vocab;
-        let logits = self.model.gpu().tensor::<f32>(Class::Scratch, "logits", LOGIT_ROWS.min(rows) * vocab);
+        let vocab = self.seq.model.config().vocab;
+        let logits =
+            self.seq.model.gpu().tensor::<f32>(Class::Scratch, "logits", LOGIT_ROWS.min(rows) * vocab);
         let mut pass_on = |first: usize, piece: Vec<f32>| {
             piece.chunks_exact(vocab).enumerate().for_each(|(i, row)| each(first + i, row));
         };
         let mut earlier: Option<(usize, Pending<f32>)> = None;
         for first in (0..rows).step_by(LOGIT_ROWS) {
             let count = LOGIT_ROWS.min(rows - first);
-            let s = self.prefill.as_ref().ok_or_else(not_reserved)?;
-            self.model.block_logits(&mut self.rec, s, block, (first, count), &logits)?;
-            let piece = self.rec.read(&logits, 0, count * vocab);
-            self.rec.submit();
+            let s = self.desk.prefill.as_ref().ok_or_else(not_reserved)?;
+            self.seq.model.block_logits(&mut self.desk.rec, s, block, (first, count), &logits)?;
+            let piece = self.desk.rec.read(&logits, 0, count * vocab);
+            self.desk.rec.submit();
             if let Some((first, piece)) = earlier.replace((first, piece)) {
                 pass_on(first, piece.await?);
             }

@@ -87,7 +87,7 @@ impl Generation<'_> {
     /// [`crate::Error::DeviceLost`], and what recording the work may refuse.
     pub fn step(&mut self, budget: Duration) -> Result<Step> {
         let mut step = Step::default();
-        self.session.model.gpu().check()?;
+        self.session.seq.model.gpu().check()?;
         while let Some(front) = self.pending.front_mut() {
             let Poll::Ready(ids) = Pin::new(front).poll(&mut Context::from_waker(Waker::noop())) else {
                 break;
@@ -115,25 +115,25 @@ impl Generation<'_> {
     /// # Errors
     /// [`crate::Error::DeviceLost`], and what recording the work may refuse.
     pub async fn prefill(&mut self, budget: Duration, mut progress: impl FnMut(usize, usize)) -> Result<()> {
-        let before = self.session.cached;
+        let before = self.session.seq.cached;
         let total = self.course.total - before;
-        while self.session.next_kind(&self.course) == Kind::Prefill {
+        while self.session.seq.next_kind(&self.course) == Kind::Prefill {
             self.submit_pieces(budget)?;
             give_way().await;
             std::future::poll_fn(|cx| self.pace.poll(cx)).await?;
-            self.session.model.gpu().check()?;
-            progress(self.session.cached - before + self.course.rows_done(), total);
+            self.session.seq.model.gpu().check()?;
+            progress(self.session.seq.cached - before + self.course.rows_done(), total);
         }
         Ok(())
     }
 
     fn submit_pieces(&mut self, budget: Duration) -> Result<usize> {
-        let kind = self.session.next_kind(&self.course);
+        let kind = self.session.seq.next_kind(&self.course);
         let cost = self.pace.cost[kind as usize];
         let fit = budget.as_nanos().checked_div(cost.as_nanos()).unwrap_or(1);
         let most = u32::try_from(fit).unwrap_or(u32::MAX).max(1);
         let mut pieces = 0;
-        while pieces < most && self.session.next_kind(&self.course) == kind {
+        while pieces < most && self.session.seq.next_kind(&self.course) == kind {
             pieces += 1;
             if let Some(pending) = self.session.advance(&mut self.course, &self.sampling)? {
                 self.pending.push_back(pending);
@@ -141,7 +141,7 @@ impl Generation<'_> {
                 break;
             }
         }
-        let submission = self.session.rec.submit_timed();
+        let submission = self.session.desk.rec.submit_timed();
         self.pace.start(submission, kind, pieces);
         Ok(pieces as usize)
     }

@@ -89,12 +89,12 @@ impl Session {
     /// # Errors
     /// [`crate::Error::Invalid`] when nothing was appended.
     pub fn generate(&mut self, options: &GenerateOptions) -> Result<Generation<'_>> {
-        let left = options.max_tokens.min(self.context - self.tokens.len());
-        self.begin_with_kept(self.tokens.len().saturating_sub(1))?;
-        let prompt_tokens = self.tokens.len() - self.cached;
-        let course = self.begin(left)?;
+        let left = options.max_tokens.min(self.seq.context - self.seq.tokens.len());
+        self.begin_with_kept(self.seq.tokens.len().saturating_sub(1))?;
+        let prompt_tokens = self.seq.tokens.len() - self.seq.cached;
+        let course = self.seq.begin(&mut self.desk, left)?;
         self.timing = Timing { prompt_tokens, ..Timing::default() };
-        let stop = options.stop.clone().unwrap_or_else(|| self.model.text().stop_tokens().to_vec());
+        let stop = options.stop.clone().unwrap_or_else(|| self.seq.model.text().stop_tokens().to_vec());
         Ok(Generation {
             session: self,
             course,
@@ -120,10 +120,10 @@ impl Session {
     /// # Errors
     /// [`crate::Error::Invalid`] when the session is not empty; what running the answer may refuse.
     pub async fn warm_up(&mut self) -> Result<()> {
-        if !self.tokens.is_empty() {
+        if !self.seq.tokens.is_empty() {
             return Err(crate::Error::Invalid("only an empty session can be warmed up".to_owned()));
         }
-        self.append(&vec![0; WARM_UP_TOKENS.min(self.context - 1)])?;
+        self.append(&vec![0; WARM_UP_TOKENS.min(self.seq.context - 1)])?;
         let options =
             GenerateOptions { max_tokens: WARM_UP_TOKENS, stop: Some(Vec::new()), ..Default::default() };
         let mut answer = self.generate(&options)?;
@@ -168,7 +168,7 @@ impl Generation<'_> {
         timing.answer_tokens += 1;
         timing.prefill = first - self.started;
         timing.decode = now - first;
-        self.session.tokens.push(id);
+        self.session.seq.tokens.push(id);
         if self.stop.contains(&id) {
             self.finished = true;
             self.pending.clear();
@@ -180,7 +180,7 @@ impl Generation<'_> {
     fn submit_token(&mut self) -> Result<()> {
         loop {
             if let Some(pending) = self.session.advance(&mut self.course, &self.sampling)? {
-                self.session.rec.submit();
+                self.session.desk.rec.submit();
                 self.pending.push_back(pending);
                 self.left -= 1;
                 return Ok(());
@@ -213,8 +213,8 @@ impl Stream for Generation<'_> {
             }
         }
         let Some(front) = this.pending.front_mut() else { return Poll::Ready(None) };
-        let read =
-            ready!(Pin::new(front).poll(cx)).and_then(|ids| this.session.model.gpu().check().map(|()| ids));
+        let read = ready!(Pin::new(front).poll(cx))
+            .and_then(|ids| this.session.seq.model.gpu().check().map(|()| ids));
         this.pending.pop_front();
         match read {
             Ok(ids) => Poll::Ready(ids.first().and_then(|&id| this.take(id)).map(Ok)),
@@ -225,6 +225,6 @@ impl Stream for Generation<'_> {
 
 impl Drop for Generation<'_> {
     fn drop(&mut self) {
-        self.session.end(&self.course);
+        self.session.seq.end(&self.course);
     }
 }

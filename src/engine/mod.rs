@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! load.rs       open a model file, plan, upload
-//! session.rs    the state of one conversation
+//! sequence.rs   the state of one sequence
+//! session.rs    one sequence as a conversation
 //! work.rs       the next piece of work: a layer of a block, a layer of a step, a head
 //! generate.rs   pieces → tokens, as an async stream
 //! frame.rs      pieces → tokens, within a time budget per frame
@@ -12,8 +13,10 @@
 //! recall.rs     rows on the host, called back
 //! share.rs      forks, and beginnings that conversations have in common
 //! snapshot.rs   conversations in files
+//! batch/        many sequences side by side
 //! ```
 
+mod batch;
 mod calibrate;
 mod compare;
 mod frame;
@@ -21,12 +24,14 @@ mod generate;
 mod load;
 mod recall;
 mod score;
+mod sequence;
 mod session;
 mod share;
 mod snapshot;
 mod work;
 
 pub use crate::kernels::sample::Sampling;
+pub use batch::{Answer, Engine, EngineOptions, EngineReport, Request};
 pub use calibrate::Window;
 pub use compare::{Comparison, Divergence, Reference};
 pub use frame::Step;
@@ -40,4 +45,5 @@ const _: () = {
     const fn send<T: Send>() {}
     send::<Session>();
     send::<Generation<'static>>();
+    send::<Answer>();
 };

@@ -7,10 +7,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use super::session::Session;
+use super::sequence::Sequence;
 use super::work::{Course, Work};
 use crate::Result;
-use crate::gpu::Pending;
+use crate::gpu::{Pending, Recorder};
 
 /// Steps from one question to the next.
 const INTERVAL: usize = 8;
@@ -25,7 +25,7 @@ pub(super) struct Asked {
     due: usize,
 }
 
-impl Session {
+impl Sequence {
     /// True when the queries of the step that is being recorded rank the pages on the host. The first token that an
     /// answer feeds back asks, and every so many after it.
     pub(super) fn asks(&self, course: &Course) -> bool {
@@ -34,13 +34,18 @@ impl Session {
     }
 
     /// Records the read-back of what the step wants whose last layer was just recorded.
-    pub(super) fn ask(&mut self) {
+    pub(super) fn ask(&mut self, rec: &mut Recorder) {
         let due = self.cached + LATE;
-        self.asked = self.cache.read_wanted(&mut self.rec).map(|wanted| Asked { wanted, due });
+        self.asked = self.cache.read_wanted(rec).map(|wanted| Asked { wanted, due });
     }
 
     /// Brings back what was asked for, if the next piece begins a step that sees it; pending while that is under way.
-    pub(super) fn poll_recall(&mut self, course: &Course, cx: &mut Context<'_>) -> Poll<Result<()>> {
+    pub(super) fn poll_recall(
+        &mut self,
+        rec: &mut Recorder,
+        course: &Course,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<()>> {
         let arrived = self.cache.poll_arrivals(cx)?;
         let due = |asked: &Asked| matches!(course.work, Work::Ready) && self.cached >= asked.due;
         if !self.asked.as_ref().is_some_and(due) {
@@ -51,7 +56,7 @@ impl Session {
             let wanted = ready!(Pin::new(&mut asked.wanted).poll(cx))?;
             self.asked = None;
             // A write overtakes what is recorded and not yet submitted, and that still reads the pages before.
-            self.rec.submit();
+            rec.submit();
             self.cache.recall(&wanted);
         }
         Poll::Ready(Ok(()))

@@ -16,14 +16,14 @@ impl Session {
     /// [`Error::Invalid`] when nothing was appended, [`Error::DeviceLost`].
     pub async fn logits(&mut self) -> Result<Vec<f32>> {
         let course = self.run_prompt(0)?;
-        let vocab = self.model.config().vocab;
-        let d = self.decode.as_ref().ok_or_else(not_reserved)?;
-        let logits = self.rec.read(&d.logits, 0, vocab);
-        self.rec.submit();
+        let vocab = self.seq.model.config().vocab;
+        let d = self.desk.decode.as_ref().ok_or_else(not_reserved)?;
+        let logits = self.desk.rec.read(&d.logits, 0, vocab);
+        self.desk.rec.submit();
         // Before the wait, so that a caller who gives it up leaves a sound session.
-        self.end(&course);
+        self.seq.end(&course);
         let logits = logits.await?;
-        self.model.gpu().check()?;
+        self.seq.model.gpu().check()?;
         Ok(logits)
     }
 
@@ -36,18 +36,18 @@ impl Session {
     /// [`Error::ContextFull`], [`Error::Invalid`] for an empty prefix or continuation, [`Error::DeviceLost`].
     pub async fn losses(&mut self, prefix: &[u32], continuation: &[u32]) -> Result<Vec<f32>> {
         self.run_prefix(prefix, continuation)?;
-        let vocab = self.model.config().vocab;
-        let gpu = self.model.gpu().clone();
+        let vocab = self.seq.model.config().vocab;
+        let gpu = self.seq.model.gpu().clone();
         let out = gpu.tensor::<f32>(Class::Scratch, "losses", continuation.len());
         let targets = gpu.tensor_with(Class::Scratch, "targets", continuation);
-        let d = self.decode.as_ref().ok_or_else(not_reserved)?;
-        nll(&mut self.rec, &d.logits, targets.bind(), 1, vocab, &out, 0)?;
+        let d = self.desk.decode.as_ref().ok_or_else(not_reserved)?;
+        nll(&mut self.desk.rec, &d.logits, targets.bind(), 1, vocab, &out, 0)?;
         if let Some(block) = self.run_continuation(continuation)? {
-            let s = self.prefill.as_ref().ok_or_else(not_reserved)?;
-            self.model.block_losses(&mut self.rec, s, &block, &continuation[1..], &out, 1)?;
+            let s = self.desk.prefill.as_ref().ok_or_else(not_reserved)?;
+            self.seq.model.block_losses(&mut self.desk.rec, s, &block, &continuation[1..], &out, 1)?;
         }
-        let losses = self.rec.read(&out, 0, continuation.len());
-        self.rec.submit();
+        let losses = self.desk.rec.read(&out, 0, continuation.len());
+        self.desk.rec.submit();
         let losses = losses.await?;
         gpu.check()?;
         Ok(losses)
@@ -55,13 +55,13 @@ impl Session {
 
     /// Runs the pending tokens up to the logits of the last one, with room for `answer` tokens after them.
     fn run_prompt(&mut self, answer: usize) -> Result<Course> {
-        let mut course = self.begin(answer)?;
+        let mut course = self.seq.begin(&mut self.desk, answer)?;
         while !course.at_head() {
             self.advance(&mut course, &super::Sampling::default())?;
-            self.rec.submit();
+            self.desk.rec.submit();
         }
-        let d = self.decode.as_ref().ok_or_else(not_reserved)?;
-        self.model.logits(&mut self.rec, d)?;
+        let d = self.desk.decode.as_ref().ok_or_else(not_reserved)?;
+        self.seq.model.logits(&mut self.desk.rec, d, 1)?;
         Ok(course)
     }
 
@@ -72,7 +72,7 @@ impl Session {
                 "a loss needs a prefix and a continuation of at least one token".to_owned(),
             ));
         }
-        self.check_room(prefix.len(), continuation)?;
+        self.seq.check_room(prefix.len(), continuation)?;
         self.clear();
         self.append(prefix)?;
         self.run_prompt(continuation.len()).map(drop)
@@ -86,22 +86,22 @@ impl Session {
             return Ok(None);
         }
         self.append(tokens)?;
-        let most = self.cache.most_rows();
-        let config = self.model.config();
-        if !self.prefill.as_ref().is_some_and(|s| s.fits(tokens.len(), most)) {
-            let gpu = self.model.gpu();
-            self.prefill = Some(PrefillScratch::new(gpu, config, tokens.len(), most));
+        let most = self.seq.cache.most_rows();
+        let config = self.seq.model.config();
+        if !self.desk.prefill.as_ref().is_some_and(|s| s.fits(tokens.len(), most)) {
+            let gpu = self.seq.model.gpu();
+            self.desk.prefill = Some(PrefillScratch::new(gpu, config, tokens.len(), most));
         }
         let layers = config.kv_layers();
-        self.cache.reserve(&mut self.rec, &vec![TierRows::in_main(tokens.len()); layers]);
-        let (mut block, count) = self.next_block(true)?;
-        let s = self.prefill.as_ref().ok_or_else(not_reserved)?;
-        let d = self.decode.as_ref().ok_or_else(not_reserved)?;
+        self.seq.cache.reserve(&mut self.desk.rec, &vec![TierRows::in_main(tokens.len()); layers]);
+        let (mut block, count) = self.seq.next_block(&mut self.desk, true)?;
+        let s = self.desk.prefill.as_ref().ok_or_else(not_reserved)?;
+        let d = self.desk.decode.as_ref().ok_or_else(not_reserved)?;
         while !block.is_done() {
-            self.model.prefill_layer(&mut self.rec, s, d, &mut self.cache, &mut block)?;
-            self.rec.submit();
+            self.seq.model.prefill_layer(&mut self.desk.rec, s, d, &mut self.seq.cache, &mut block)?;
+            self.desk.rec.submit();
         }
-        self.cached += count;
+        self.seq.cached += count;
         Ok(Some(block))
     }
 }

@@ -36,16 +36,16 @@ impl Session {
     /// As [`Session::new`]; [`Error::Unsupported`] for a conversation that has rows on the host.
     pub fn fork(&mut self) -> Result<Self> {
         self.refuse_host("a fork")?;
-        let options = SessionOptions { kv: self.kv.clone(), context: Some(self.context) };
-        let mut fork = Self::new(&self.model, &options)?;
-        let rows = self.cache.share(&mut self.rec)?;
-        self.rec.submit();
-        self.rec.forget();
-        fork.cache.adopt(&mut fork.rec, &rows)?;
-        fork.cache.copy_first_tokens(&mut fork.rec, &self.cache);
-        self.model.gpu().write(&fork.ids, 0, &self.tokens);
-        fork.tokens.clone_from(&self.tokens);
-        (fork.cached, fork.drawn) = (self.cached, self.drawn);
+        let options = SessionOptions { kv: self.seq.kv.clone(), context: Some(self.seq.context) };
+        let mut fork = Self::new(&self.seq.model, &options)?;
+        let rows = self.seq.cache.share(&mut self.desk.rec)?;
+        self.desk.rec.submit();
+        self.desk.rec.forget();
+        fork.seq.cache.adopt(&mut fork.desk.rec, &rows)?;
+        fork.seq.cache.copy_first_tokens(&mut fork.desk.rec, &self.seq.cache);
+        self.seq.model.gpu().write(&fork.seq.ids, 0, &self.seq.tokens);
+        fork.seq.tokens.clone_from(&self.seq.tokens);
+        (fork.seq.cached, fork.seq.drawn) = (self.seq.cached, self.seq.drawn);
         Ok(fork)
     }
 
@@ -56,22 +56,22 @@ impl Session {
     /// # Errors
     /// What running it may refuse.
     pub fn prefill(&mut self) -> Result<()> {
-        self.begin_with_kept(self.tokens.len())?;
-        if self.cached == self.tokens.len() {
+        self.begin_with_kept(self.seq.tokens.len())?;
+        if self.seq.cached == self.seq.tokens.len() {
             return Ok(());
         }
-        let mut course = self.begin(0)?;
+        let mut course = self.seq.begin(&mut self.desk, 0)?;
         while !course.at_head() {
             self.advance(&mut course, &Sampling::default())?;
-            self.rec.submit();
+            self.desk.rec.submit();
         }
         // The first tokens of a stream move, and what they are rotated from is the session's own.
-        let moves = self.kv.policy.rank() == Some(Rank::Age);
-        if !moves && self.model.prefixes().enabled() && !self.cache.offloads() {
-            let rows = self.cache.share(&mut self.rec)?;
-            self.rec.submit();
-            self.rec.forget();
-            self.model.prefixes().keep(&self.kv, &self.tokens, rows);
+        let moves = self.seq.kv.policy.rank() == Some(Rank::Age);
+        if !moves && self.seq.model.prefixes().enabled() && !self.seq.cache.offloads() {
+            let rows = self.seq.cache.share(&mut self.desk.rec)?;
+            self.desk.rec.submit();
+            self.desk.rec.forget();
+            self.seq.model.prefixes().keep(&self.seq.kv, &self.seq.tokens, rows);
         }
         Ok(())
     }
@@ -83,30 +83,31 @@ impl Session {
     /// As [`Session::append`] and [`Session::prefill`].
     pub fn append_common(&mut self, tokens: &[u32]) -> Result<()> {
         self.append(tokens)?;
-        if tokens.len() < LEAST_COMMON || !self.model.prefixes().enabled() {
+        if tokens.len() < LEAST_COMMON || !self.seq.model.prefixes().enabled() {
             return Ok(());
         }
-        let plan = self.kv.policy.plan(self.tokens.len() - self.cached, self.cache.depth())?;
+        let plan =
+            self.seq.kv.policy.plan(self.seq.tokens.len() - self.seq.cached, self.seq.cache.depth())?;
         if plan.layers.iter().any(|rows| rows.drops()) { Ok(()) } else { self.prefill() }
     }
 
     /// Lets an empty cache begin with rows that the model has kept, for at most `most` tokens.
     pub(super) fn begin_with_kept(&mut self, most: usize) -> Result<()> {
-        if self.cached > 0 {
+        if self.seq.cached > 0 {
             return Ok(());
         }
-        let found = self.model.prefixes().find(&self.kv, &self.tokens, most);
+        let found = self.seq.model.prefixes().find(&self.seq.kv, &self.seq.tokens, most);
         if let Some((count, rows)) = found {
-            self.cache.adopt(&mut self.rec, &rows)?;
-            self.rec.forget();
-            self.cached = count;
+            self.seq.cache.adopt(&mut self.desk.rec, &rows)?;
+            self.desk.rec.forget();
+            self.seq.cached = count;
         }
         Ok(())
     }
 
     /// Fails where rows are on the host: what cannot take them along must not go on as if they had never been.
     pub(super) fn refuse_host(&self, what: &str) -> Result<()> {
-        match self.cache.host_report().map_or(0, |host| host.rows) {
+        match self.seq.cache.host_report().map_or(0, |host| host.rows) {
             0 => Ok(()),
             rows => Err(Error::Unsupported {
                 need: format!("{what} of a conversation with {rows} rows on the host"),
@@ -118,12 +119,12 @@ impl Session {
     /// Leaves the rows to later sessions, if the model keeps any and any beginning of these serves. True when it did:
     /// then this one must not write to them any more.
     pub(super) fn leave_rows(&mut self) -> bool {
-        let mut prefixes = self.model.prefixes();
-        if !prefixes.enabled() || !self.kv.divisible() || self.cached == 0 {
+        let mut prefixes = self.seq.model.prefixes();
+        if !prefixes.enabled() || !self.seq.kv.divisible() || self.seq.cached == 0 {
             return false;
         }
-        self.rec.submit();
-        prefixes.keep(&self.kv, &self.tokens[..self.cached], self.cache.held())
+        self.desk.rec.submit();
+        prefixes.keep(&self.seq.kv, &self.seq.tokens[..self.seq.cached], self.seq.cache.held())
     }
 }
 

@@ -42,9 +42,13 @@ impl Session {
     pub async fn to_bytes(&mut self, note: &str) -> Result<Vec<u8>> {
         self.refuse_host("a snapshot")?;
         let mut tensors = BTreeMap::new();
-        tensors.insert("tokens".to_owned(), (Dtype::U32, vec![self.tokens.len()], bytes_of(&self.tokens)));
-        for l in 0..self.cache.depth() {
-            let PackedLayer { centre, first_tokens, tiers } = self.cache.pack(&mut self.rec, l).await?;
+        tensors.insert(
+            "tokens".to_owned(),
+            (Dtype::U32, vec![self.seq.tokens.len()], bytes_of(&self.seq.tokens)),
+        );
+        for l in 0..self.seq.cache.depth() {
+            let PackedLayer { centre, first_tokens, tiers } =
+                self.seq.cache.pack(&mut self.desk.rec, l).await?;
             if !centre.is_empty() {
                 let shape = vec![centre.len()];
                 tensors.insert(format!("centre.{l}"), (Dtype::F32, shape, bytes_of(&centre)));
@@ -63,14 +67,14 @@ impl Session {
                 tensors.insert(name("book"), (Dtype::U32, shape, bytes_of(&book)));
             }
         }
-        self.model.gpu().check()?;
+        self.seq.model.gpu().check()?;
         let metadata = [
             ("format", FORMAT.to_owned()),
             ("version", VERSION.to_owned()),
-            ("model", format!("{:016x}", self.model.checksum().await?)),
-            ("cache", self.kv.key()),
-            ("cached", self.cached.to_string()),
-            ("drawn", self.drawn.to_string()),
+            ("model", format!("{:016x}", self.seq.model.checksum().await?)),
+            ("cache", self.seq.kv.key()),
+            ("cached", self.seq.cached.to_string()),
+            ("drawn", self.seq.drawn.to_string()),
             ("note", note.to_owned()),
         ];
         let metadata: HashMap<_, _> = metadata.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
@@ -102,25 +106,25 @@ impl Session {
             &format!("{:016x}", model.checksum().await?),
             "another model, or its weights in another format",
         )?;
-        file.expect("cache", &session.kv.key(), "another policy, budget or row format")?;
+        file.expect("cache", &session.seq.kv.key(), "another policy, budget or row format")?;
         let count = file.shape("tokens").and_then(|shape| shape.first().copied()).unwrap_or(0);
         let tokens = file.words("tokens", &[count])?;
-        session.check_room(0, &tokens)?;
+        session.seq.check_room(0, &tokens)?;
         let (cached, drawn) = (file.number("cached")?, file.number("drawn")?);
         if cached > tokens.len() {
             return Err(
                 file.fault(format!("it has rows of {cached} tokens, but only {} tokens", tokens.len()))
             );
         }
-        for l in 0..session.cache.depth() {
+        for l in 0..session.seq.cache.depth() {
             let layer = file.layer(&session, l, cached)?;
-            session.cache.unpack(l, &layer)?;
+            session.seq.cache.unpack(l, &layer)?;
         }
         file.close()?;
-        model.gpu().write(&session.ids, 0, &tokens);
-        session.drawn =
+        model.gpu().write(&session.seq.ids, 0, &tokens);
+        session.seq.drawn =
             u32::try_from(drawn).map_err(|_| file.fault(format!("it has drawn {drawn} tokens")))?;
-        (session.tokens, session.cached) = (tokens, cached);
+        (session.seq.tokens, session.seq.cached) = (tokens, cached);
         Ok((session, file.text("note")?.to_owned()))
     }
 
@@ -233,17 +237,17 @@ impl<'a> Snapshot<'a> {
     /// A layer's rows, at most `cached` of them.
     fn layer(&mut self, session: &Session, l: usize, cached: usize) -> Result<PackedLayer> {
         let mut layer = PackedLayer::default();
-        let centre = session.cache.basis(l).centre.len();
+        let centre = session.seq.cache.basis(l).centre.len();
         if centre > 0 {
             layer.centre = self.values(&format!("centre.{l}"), Dtype::F32, &[centre])?;
         }
-        let firsts = session.cache.first_tokens(l).iter().map(crate::gpu::Tensor::len).sum();
+        let firsts = session.seq.cache.first_tokens(l).iter().map(crate::gpu::Tensor::len).sum();
         if firsts > 0 {
             layer.first_tokens = self.values(&format!("first.{l}"), Dtype::F32, &[firsts])?;
         }
         let mut total = 0_usize;
         for role in Role::ALL {
-            let Some((widths, book)) = session.cache.widths(l, role) else { continue };
+            let Some((widths, book)) = session.seq.cache.widths(l, role) else { continue };
             let name = |part: &str| format!("{}.{l}.{part}", role_name(role));
             let Some(&[_, _, rows]) = self.shape(&name("book")) else { continue };
             total = total.saturating_add(rows);

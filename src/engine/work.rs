@@ -1,21 +1,21 @@
-//! The next piece of work of a session, a layer at a time.
+//! The next piece of work of a sequence, a layer at a time.
 //!
 //! A piece is small enough to fit between two frames of a game, and nothing of the model's output depends on how
 //! pieces are grouped into submissions.
 
-use super::session::Session;
+use super::sequence::{Desk, Sequence};
 use crate::gpu::Pending;
-use crate::kernels::sample::{Sampling, sample};
+use crate::kernels::sample::{Draw, Sampling, sample};
 use crate::kv::TierRows;
-use crate::kv::policy::{BlockPlan, Full, Policy, ThinningState};
-use crate::model::{Block, DecodeStep, DecodeWindow};
+use crate::kv::policy::{BlockPlan, Full, Policy, ThinStep, ThinningState};
+use crate::model::{Block, DecodeRow, DecodeWindow};
 use crate::plan::block_rows;
 use crate::{Error, Result};
 
 /// The newest tokens that the repetition penalty looks at.
 const PENALTY_WINDOW: usize = 64;
 
-/// What a session is in the middle of.
+/// What a sequence is in the middle of.
 #[derive(Debug, Default)]
 pub(super) enum Work {
     /// Between two tokens or blocks.
@@ -47,6 +47,8 @@ pub(super) struct Course {
     checkpoint: Vec<TierRows>,
     /// Tokens when the answer began: what a policy that thins calls the prompt.
     pub prompt: usize,
+    /// The row of the decode step that the prompt's last row goes to.
+    pub row: usize,
 }
 
 impl Course {
@@ -64,16 +66,16 @@ impl Course {
     }
 }
 
-impl Session {
+impl Sequence {
     /// Starts an answer: room for the pending prompt and for `answer` tokens.
-    pub(super) fn begin(&mut self, answer: usize) -> Result<Course> {
+    pub(super) fn begin(&mut self, desk: &mut Desk, answer: usize) -> Result<Course> {
         let pending = self.tokens.len() - self.cached;
         if pending == 0 {
             return Err(Error::Invalid("there is no prompt to answer; append one first".to_owned()));
         }
         if self.bounds.is_some() {
             // Any row may have to go, so none may be somebody else's too.
-            self.cache.unshare(&mut self.rec)?;
+            self.cache.unshare(&mut desk.rec)?;
         }
         let layers = self.model.config().kv_layers();
         self.cache.dismiss();
@@ -82,14 +84,14 @@ impl Session {
             1 => vec![TierRows::in_main(1); layers],
             _ => {
                 let plan = self.plan_block(pending)?;
-                self.cache.reserve_host(&mut self.rec, &plan);
+                self.cache.reserve_host(&mut desk.rec, &plan);
                 plan.gains(self.cache.tiers(), self.cached == 0)
             }
         };
-        self.reserve(pending, gains, answer)?;
+        self.reserve(desk, pending, gains, answer)?;
         self.thinning = None;
         let (total, prompt) = (self.tokens.len(), self.tokens.len());
-        Ok(Course { work: Work::Ready, total, checkpoint: self.cache.checkpoint(), prompt })
+        Ok(Course { work: Work::Ready, total, checkpoint: self.cache.checkpoint(), prompt, row: 0 })
     }
 
     /// The kind of the next piece.
@@ -105,24 +107,25 @@ impl Session {
     /// Records the next piece. Returns the read-back of a token if the piece sampled one.
     pub(super) fn advance(
         &mut self,
+        desk: &mut Desk,
         course: &mut Course,
         sampling: &Sampling,
     ) -> Result<Option<Pending<u32>>> {
         match std::mem::take(&mut course.work) {
             Work::Ready if course.total - self.cached > 1 => {
-                let (block, count) = self.next_block(false)?;
+                let (block, count) = self.next_block(desk, false)?;
                 course.checkpoint = self.cache.checkpoint();
-                self.prefill_piece(course, block, count)?;
+                self.prefill_piece(desk, course, block, count)?;
             }
             Work::Ready => {
-                course.checkpoint = self.cache.checkpoint();
-                let d = self.decode.as_ref().ok_or_else(not_reserved)?;
-                self.model.begin_step(&mut self.rec, d, &self.ids, self.cached)?;
-                self.decode_piece(course, 0)?;
+                self.begin_decode(course);
+                let d = desk.decode.as_ref().ok_or_else(not_reserved)?;
+                self.model.begin_step(&mut desk.rec, d, &[(&self.ids, self.cached)])?;
+                self.decode_piece(desk, course, 0)?;
             }
-            Work::Prefill(block, count) => self.prefill_piece(course, block, count)?,
-            Work::Decode(layer) => self.decode_piece(course, layer)?,
-            Work::Head => return self.head_piece(course, sampling).map(Some),
+            Work::Prefill(block, count) => self.prefill_piece(desk, course, block, count)?,
+            Work::Decode(layer) => self.decode_piece(desk, course, layer)?,
+            Work::Head => return self.head_piece(desk, course, sampling).map(Some),
         }
         Ok(None)
     }
@@ -137,7 +140,7 @@ impl Session {
     }
 
     /// The next block of prompt tokens, begun.
-    pub(super) fn next_block(&mut self, all_rows: bool) -> Result<(Block, usize)> {
+    pub(super) fn next_block(&mut self, desk: &mut Desk, all_rows: bool) -> Result<(Block, usize)> {
         let (pending, config) = (self.tokens.len() - self.cached, self.model.config());
         let (plan, count, bounds) = if all_rows {
             (Full.plan(pending, config.kv_layers())?, pending, None)
@@ -147,17 +150,23 @@ impl Session {
         };
         let block = Block::new(plan, self.cached, self.kv.policy.per_head(), all_rows, config.kv_sharing);
         let block = block.within(bounds);
-        let s = self.prefill.as_ref().ok_or_else(not_reserved)?;
+        let s = desk.prefill.as_ref().ok_or_else(not_reserved)?;
         let tokens = &self.tokens[self.cached..self.cached + count];
-        self.model.begin_block(&mut self.rec, s, &block, tokens)?;
+        self.model.begin_block(&mut desk.rec, s, &block, tokens)?;
         Ok((block, count))
     }
 
-    fn prefill_piece(&mut self, course: &mut Course, mut block: Block, count: usize) -> Result<()> {
-        let s = self.prefill.as_ref().ok_or_else(not_reserved)?;
-        let d = self.decode.as_ref().ok_or_else(not_reserved)?;
+    fn prefill_piece(
+        &mut self,
+        desk: &mut Desk,
+        course: &mut Course,
+        mut block: Block,
+        count: usize,
+    ) -> Result<()> {
+        let s = desk.prefill.as_ref().ok_or_else(not_reserved)?;
+        let d = desk.decode.as_ref().ok_or_else(not_reserved)?;
         let group = block.group();
-        let dropped = self.model.prefill_layer(&mut self.rec, s, d, &mut self.cache, &mut block)?;
+        let dropped = self.model.prefill_layer(&mut desk.rec, s, d, &mut self.cache, &mut block)?;
         // What made room is gone, even if the block never happened.
         course.checkpoint[group].main -= dropped;
         if !block.is_done() {
@@ -166,25 +175,43 @@ impl Session {
         }
         self.cached += count;
         if self.cached == course.total {
-            self.model.take_last_row(&mut self.rec, s, &block, d);
+            self.model.take_last_row(&mut desk.rec, s, &block, d, course.row);
             course.work = Work::Head;
         }
         Ok(())
     }
 
-    fn decode_piece(&mut self, course: &mut Course, layer: usize) -> Result<()> {
-        if layer == 0 && self.thinning.is_none() {
+    /// Notes where a decode step begins.
+    pub(super) fn begin_decode(&mut self, course: &mut Course) {
+        course.checkpoint = self.cache.checkpoint();
+        if self.thinning.is_none() {
             let start = |rule| ThinningState::new(rule, &self.cache.main_rows());
             self.thinning = self.kv.policy.thinning().map(start);
         }
-        let d = self.decode.as_ref().ok_or_else(not_reserved)?;
+    }
+
+    fn decode_piece(&mut self, desk: &mut Desk, course: &mut Course, layer: usize) -> Result<()> {
+        let model = self.model.clone();
+        let row = self.before_layer(desk, course, layer)?;
+        let d = desk.decode.as_ref().ok_or_else(not_reserved)?;
+        model.decode_layer(&mut desk.rec, d, &mut [row], layer)?;
+        self.after_layer(desk, course, layer)
+    }
+
+    /// Records what comes before a layer of a decode step, and says what the layer needs to know.
+    pub(super) fn before_layer(
+        &mut self,
+        desk: &mut Desk,
+        course: &Course,
+        layer: usize,
+    ) -> Result<DecodeRow<'_>> {
         let sharing = self.model.config().kv_sharing;
         // Of layers that share rows, the last one's attention counts.
         let (group, first, counts) =
             (layer / sharing, layer.is_multiple_of(sharing), (layer + 1).is_multiple_of(sharing));
         let due = self.bounds.as_ref().filter(|_| first);
         if let Some(due) = due.and_then(|b| b.due(group, self.cached, self.cache.live(group))) {
-            self.model.thin_layer(&mut self.rec, d, &mut self.cache, group, due)?;
+            self.thin(desk, group, due)?;
         }
         let window = self.thinning.as_ref().filter(|_| counts).map(|t| DecodeWindow {
             prompt: course.prompt,
@@ -193,36 +220,64 @@ impl Session {
         });
         let observation =
             self.bounds.as_ref().filter(|_| counts).and_then(|b| b.observes(group, self.cached));
-        let asks = self.asks(course);
-        let step = DecodeStep { position: self.cached, window, observation, asks: asks && counts };
-        self.model.decode_layer(&mut self.rec, d, &mut self.cache, layer, step)?;
+        let asks = self.asks(course) && counts;
+        Ok(DecodeRow { cache: &mut self.cache, position: self.cached, window, observation, asks })
+    }
+
+    /// Records what comes after a layer of a decode step.
+    pub(super) fn after_layer(&mut self, desk: &mut Desk, course: &mut Course, layer: usize) -> Result<()> {
+        let sharing = self.model.config().kv_sharing;
+        let (group, counts) = (layer / sharing, (layer + 1).is_multiple_of(sharing));
         // The first layer's row count decides for all of them, as it stood when the step began.
         let first_rows = course.checkpoint[0].main + 1;
         let rows = self.cache.shared_main(group) + self.cache.main(group).live;
         let thinning = self.thinning.as_mut().filter(|_| counts);
         if let Some(due) = thinning.and_then(|t| t.due(group, rows, first_rows)) {
-            self.model.thin_layer(&mut self.rec, d, &mut self.cache, group, due)?;
+            self.thin(desk, group, due)?;
         }
-        let last = layer + 1 == self.model.config().layers;
-        if last {
-            if asks {
-                self.ask();
-            }
-            self.cached += 1;
+        if layer + 1 < self.model.config().layers {
+            course.work = Work::Decode(layer + 1);
+            return Ok(());
         }
-        course.work = if last { Work::Head } else { Work::Decode(layer + 1) };
+        if self.asks(course) {
+            self.ask(&mut desk.rec);
+        }
+        self.cached += 1;
+        course.work = Work::Head;
         Ok(())
     }
 
-    fn head_piece(&mut self, course: &mut Course, sampling: &Sampling) -> Result<Pending<u32>> {
-        let d = self.decode.as_ref().ok_or_else(not_reserved)?;
-        self.model.logits(&mut self.rec, d)?;
+    fn thin(&mut self, desk: &mut Desk, group: usize, due: ThinStep) -> Result<()> {
+        let d = desk.decode.as_ref().ok_or_else(not_reserved)?;
+        self.model.thin_layer(&mut desk.rec, d, &mut self.cache, group, due).map(drop)
+    }
+
+    fn head_piece(
+        &mut self,
+        desk: &mut Desk,
+        course: &mut Course,
+        sampling: &Sampling,
+    ) -> Result<Pending<u32>> {
+        let d = desk.decode.as_ref().ok_or_else(not_reserved)?;
+        self.model.logits(&mut desk.rec, d, 1)?;
+        sample(&mut desk.rec, &d.logits, self.model.config().vocab, &[self.draw(course, 0, sampling)])?;
+        let token = desk.rec.read(&self.ids, course.total, 1);
+        self.note_draw(course);
+        Ok(token)
+    }
+
+    /// The draw of the next token from a row of logits.
+    pub(super) fn draw<'a>(&'a self, course: &Course, row: usize, sampling: &'a Sampling) -> Draw<'a> {
         let window = PENALTY_WINDOW.min(course.total);
-        let (first, vocab, at) = (course.total - window, self.model.config().vocab, course.total);
-        sample(&mut self.rec, &d.logits, vocab, &self.ids, first, window, at, self.drawn, sampling)?;
+        let (history, at) = ((course.total - window, window), course.total);
+        Draw { tokens: &self.ids, history, at, row, step: self.drawn, sampling }
+    }
+
+    /// Notes that a token was drawn.
+    pub(super) fn note_draw(&mut self, course: &mut Course) {
         self.drawn = self.drawn.wrapping_add(1);
         course.total += 1;
-        Ok(self.rec.read(&self.ids, at, 1))
+        course.work = Work::Ready;
     }
 
     /// Ends an answer wherever it is: what the host does not know, and what is half done, never happened. The

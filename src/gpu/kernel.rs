@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use super::device::Gpu;
+use super::recorder::MOST_JOBS;
 use super::shader::{ShaderKey, assemble, binding_access};
 use crate::Result;
 
@@ -20,10 +21,15 @@ pub(super) struct Inner {
     pub pipeline: wgpu::ComputePipeline,
     pub layout: wgpu::BindGroupLayout,
     pub bindings: usize,
+    /// What binding 0 covers.
+    pub params_bytes: u64,
 }
 
 /// Room for one dispatch's parameters: WebGPU's largest alignment of a dynamic uniform offset.
 pub(super) const PARAMS_BYTES: u64 = 256;
+/// The most that a job may take, and what a kernel that takes a list of them binds.
+pub(super) const JOB_BYTES: u64 = 64;
+pub(super) const JOBS_BYTES: u64 = JOB_BYTES * MOST_JOBS as u64;
 
 #[derive(Debug, Default)]
 pub(super) struct Cache(Mutex<HashMap<ShaderKey, Kernel>>);
@@ -53,6 +59,7 @@ impl Gpu {
         let label = key.to_string();
         let device = self.device();
         let access = binding_access(&text);
+        let params_bytes = if text.contains("var<uniform> jobs") { JOBS_BYTES } else { PARAMS_BYTES };
         let entry = |binding: usize, ty: wgpu::BufferBindingType, dynamic: bool| wgpu::BindGroupLayoutEntry {
             binding: binding as u32,
             visibility: wgpu::ShaderStages::COMPUTE,
@@ -92,7 +99,7 @@ impl Gpu {
             cache: None,
         });
         self.count_pipeline();
-        let inner = Inner { id, label, pipeline, layout, bindings: access.len() };
+        let inner = Inner { id, label, pipeline, layout, bindings: access.len(), params_bytes };
         Ok(Kernel { inner: Arc::new(inner) })
     }
 }

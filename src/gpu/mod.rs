@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Gpu ── device, queue, limits, byte accounts        (adapter.rs, device.rs, account.rs)
-//!  ├─ Tensor<T>   a typed buffer of one class         (tensor.rs)
+//!  ├─ Tensor<T>   a typed buffer of one class         (tensor.rs, arena.rs)
 //!  ├─ Kernel      a compiled pipeline, by ShaderKey   (kernel.rs, shader.rs)
 //!  ├─ Recorder    many dispatches, one submission     (recorder.rs)
 //!  └─ Pending     a read-back that resolves later     (readback.rs)
@@ -12,6 +12,7 @@
 
 mod account;
 mod adapter;
+mod arena;
 mod device;
 mod kernel;
 mod readback;
@@ -23,10 +24,11 @@ mod tuning;
 
 pub use account::{Bytes, Class, Counters};
 pub use adapter::{AdapterChoice, AdapterSummary, adapters, optional_features, required_limits};
+pub use arena::Arena;
 pub use device::Gpu;
 pub use kernel::Kernel;
 pub use readback::Pending;
-pub use recorder::Recorder;
+pub use recorder::{MOST_JOBS, Recorder};
 pub use shader::{Shader, ShaderKey, assemble, binding_access};
 pub use tensor::{Binding, Element, Tensor, VIEW_ALIGNMENT};
 pub use timer::Submission;

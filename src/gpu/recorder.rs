@@ -9,14 +9,17 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::device::Gpu;
-use super::kernel::{Kernel, PARAMS_BYTES};
+use super::kernel::{JOB_BYTES, JOBS_BYTES, Kernel, PARAMS_BYTES};
 use super::readback::{Pending, Signal};
 use super::tensor::{Binding, Element, Tensor};
 use super::timer::{Submission, Timer};
 use crate::{Error, Result};
 
-/// Dispatches that one submission can hold before the recorder submits on its own.
-const MAX_DISPATCHES: usize = 2048;
+/// Parameters that one submission can hold before the recorder submits on its own.
+const ARENA_BYTES: u64 = 2048 * PARAMS_BYTES;
+
+/// Sequences that one dispatch of a kernel with jobs serves at most; `shaders/shared/jobs.wgsl` says the same.
+pub const MOST_JOBS: usize = 64;
 
 /// Records commands and submits them together.
 #[derive(Debug)]
@@ -43,7 +46,8 @@ impl Recorder {
         let device = gpu.device();
         let arena = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("params"),
-            size: PARAMS_BYTES * MAX_DISPATCHES as u64,
+            // Kernels with jobs bind room for all of them, wherever theirs begin.
+            size: ARENA_BYTES + JOBS_BYTES,
             usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
@@ -76,18 +80,52 @@ impl Recorder {
         bindings: &[Binding<'_>],
         grid: [u32; 3],
     ) -> Result<()> {
+        debug_assert!(size_of::<P>() as u64 <= PARAMS_BYTES, "{}: parameters too large", kernel.label());
+        self.record(kernel, bytemuck::bytes_of(params), bindings, grid)
+    }
+
+    /// Records what a kernel does for each of `jobs`, which it finds as an array in its uniform; the grid has a layer
+    /// for each. As many dispatches as that takes.
+    ///
+    /// # Errors
+    /// As [`Recorder::dispatch`].
+    pub fn dispatch_jobs<P: bytemuck::Pod>(
+        &mut self,
+        kernel: &Kernel,
+        jobs: &[P],
+        bindings: &[Binding<'_>],
+        [x, y]: [u32; 2],
+    ) -> Result<()> {
+        let stride = size_of::<P>().next_multiple_of(16);
+        debug_assert!(stride as u64 <= JOB_BYTES, "{}: a job is too large", kernel.label());
+        for jobs in jobs.chunks(MOST_JOBS) {
+            let mut bytes = vec![0; stride * jobs.len()];
+            for (to, job) in bytes.chunks_exact_mut(stride).zip(jobs) {
+                to[..size_of::<P>()].copy_from_slice(bytemuck::bytes_of(job));
+            }
+            self.record(kernel, &bytes, bindings, [x, y, jobs.len() as u32])?;
+        }
+        Ok(())
+    }
+
+    fn record(
+        &mut self,
+        kernel: &Kernel,
+        params: &[u8],
+        bindings: &[Binding<'_>],
+        grid: [u32; 3],
+    ) -> Result<()> {
         if grid.contains(&0) {
             return Ok(());
         }
         self.check_limits(kernel, bindings, grid)?;
-        if self.params.len() as u64 >= PARAMS_BYTES * MAX_DISPATCHES as u64 {
+        if (self.params.len() + params.len()) as u64 > ARENA_BYTES {
             self.submit();
         }
         let group = self.group(kernel, bindings);
         let offset = self.params.len();
-        self.params.extend_from_slice(bytemuck::bytes_of(params));
-        debug_assert!(size_of::<P>() as u64 <= PARAMS_BYTES, "{}: parameters too large", kernel.label());
-        self.params.resize(offset + PARAMS_BYTES as usize, 0);
+        self.params.extend_from_slice(params);
+        self.params.resize(self.params.len().next_multiple_of(PARAMS_BYTES as usize), 0);
         let kernel = kernel.clone();
         self.commands.push(Command::Dispatch { kernel, group, params: offset as u32, grid });
         self.gpu.account().dispatches.fetch_add(1, Relaxed);
@@ -132,7 +170,7 @@ impl Recorder {
                 size: std::num::NonZeroU64::new(size),
             }),
         };
-        let mut entries = vec![entry(0, &self.arena, 0, PARAMS_BYTES)];
+        let mut entries = vec![entry(0, &self.arena, 0, kernel.inner.params_bytes)];
         entries.extend(
             bindings.iter().enumerate().map(|(i, b)| entry(i + 1, &b.inner.buffer, b.offset, b.size)),
         );

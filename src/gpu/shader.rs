@@ -59,6 +59,7 @@ impl fmt::Display for ShaderKey {
 const SHARED: &[(&str, &str)] = &[
     ("across", include_str!("../../shaders/shared/across.wgsl")),
     ("eight", include_str!("../../shaders/shared/eight.wgsl")),
+    ("jobs", include_str!("../../shaders/shared/jobs.wgsl")),
     ("kv_codes", include_str!("../../shaders/shared/kv_codes.wgsl")),
     ("kv_eight", include_str!("../../shaders/shared/kv_eight.wgsl")),
     ("kv_row", include_str!("../../shaders/shared/kv_row.wgsl")),

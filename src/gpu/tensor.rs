@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::account::{Account, Class};
+use super::arena::Lease;
 
 /// What a tensor can hold: the two scalar types that every WebGPU device stores.
 pub trait Element: bytemuck::Pod + Send + Sync + 'static {}
@@ -18,6 +19,8 @@ pub struct Tensor<T> {
     /// Where it begins in its buffer, in bytes.
     pub(super) offset: u64,
     len: usize,
+    /// What it holds of a buffer that others have ranges of too.
+    _lease: Option<Arc<Lease>>,
     kind: PhantomData<T>,
 }
 
@@ -71,7 +74,7 @@ impl<T: Element> Tensor<T> {
         account.add(class, bytes);
         let id = NEXT_ID.fetch_add(1, Relaxed);
         let inner = Inner { buffer, id, bytes, class, account: account.clone() };
-        Self { inner: Arc::new(inner), offset: 0, len, kind: PhantomData }
+        Self { inner: Arc::new(inner), offset: 0, len, _lease: None, kind: PhantomData }
     }
 
     /// Values it holds.
@@ -98,7 +101,24 @@ impl<T: Element> Tensor<T> {
             self.len
         );
         let offset = self.offset + (first * size_of::<T>()) as u64;
-        Self { inner: self.inner.clone(), offset, len, kind: PhantomData }
+        Self { offset, len, ..self.clone() }
+    }
+
+    /// The first `len` values of a range of this tensor, which is theirs until the last clone is dropped.
+    pub(super) fn leased(&self, lease: Lease, len: usize) -> Self {
+        let view = self.view(lease.first(), len);
+        Self { _lease: Some(Arc::new(lease)), ..view }
+    }
+
+    /// The whole buffer, for a kernel, and the index in it of this tensor's first value.
+    pub fn whole(&self) -> (Binding<'_>, usize) {
+        let binding = Binding { inner: &self.inner, offset: 0, size: self.inner.bytes };
+        (binding, self.offset as usize / size_of::<T>())
+    }
+
+    /// True when both lie in the same buffer.
+    pub fn beside(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
     }
 
     /// The tensor, for a kernel.

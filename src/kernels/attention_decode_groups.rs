@@ -15,8 +15,8 @@ pub(super) fn key(_heads: Heads) -> ShaderKey {
     ShaderKey::new(SHADER).with("LANES", LANES)
 }
 
-pub(super) fn grid(heads: Heads, splits: u32) -> [u32; 3] {
-    [splits, heads.query as u32, 1]
+pub(super) fn grid(heads: Heads, splits: u32) -> [u32; 2] {
+    [splits, heads.query as u32]
 }
 
 /// Every pair of widths on SmolLM2's heads, and the logits.

@@ -20,8 +20,8 @@ pub(super) fn key(heads: Heads) -> ShaderKey {
     ShaderKey::new(SHADER).with("TILE", tile(heads)).with("LANES", LANES)
 }
 
-pub(super) fn grid(heads: Heads, splits: u32) -> [u32; 3] {
-    [splits.div_ceil(LANES), heads.query as u32 / tile(heads), 1]
+pub(super) fn grid(heads: Heads, splits: u32) -> [u32; 2] {
+    [splits.div_ceil(LANES), heads.query as u32 / tile(heads)]
 }
 
 /// Every pair of widths on SmolLM2's heads, and the logits.

@@ -2,6 +2,7 @@
 
 use super::attention_decode::partial_len;
 use super::check::{Check, Noise, poisoned};
+use super::jobs::groups;
 use super::kv_code::hadamard;
 use super::kv_row::Heads;
 use super::team::{team_groups, team_key};
@@ -16,9 +17,27 @@ const EMPTY: f32 = -3.4e38;
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
+struct Job {
     heads: u32,
     splits: u32,
+    partials_from: u32,
+    out_from: u32,
+    lse_from: u32,
+}
+
+/// The parts of one token.
+#[derive(Debug, Clone, Copy)]
+pub struct Merge {
+    /// How many there are of each head.
+    pub splits: usize,
+    /// Transforms the output back.
+    pub v_rotated: bool,
+    /// Where its values begin in the tensor of parts,
+    pub partials_from: usize,
+    /// in `out`,
+    pub out_from: usize,
+    /// and in `lse`.
+    pub lse_from: usize,
 }
 
 fn key(family: Family, head_dim: usize, rotated: bool) -> ShaderKey {
@@ -31,22 +50,31 @@ pub fn variants() -> Vec<ShaderKey> {
     families.into_iter().flat_map(|f| [key(f, 64, false), key(f, 64, true)]).collect()
 }
 
-/// Records the merge of `partial` (`[H][S][hd + 2]`), of which at least one part of each head is not empty, into
-/// `out` (`[H * hd]`) and `lse` (`[H]`); `v_rotated` transforms the output back.
+/// Records the merge of each token's `partial` (`[H][S][hd + 2]`), of which at least one part of each head is not
+/// empty, into `out` (`[H * hd]`) and `lse` (`[H]`).
 pub fn attention_merge(
     rec: &mut Recorder,
     partial: &Tensor<f32>,
     heads: Heads,
-    splits: usize,
-    v_rotated: bool,
+    merges: &[Merge],
     out: &Tensor<f32>,
     lse: &Tensor<f32>,
 ) -> Result<()> {
     let family = rec.gpu().tuning().family;
-    let kernel = rec.gpu().kernel(&key(family, heads.dim, v_rotated))?;
-    let params = Params { heads: heads.query as u32, splits: splits as u32 };
-    let bindings = [partial.bind(), out.bind(), lse.bind()];
-    rec.dispatch(&kernel, &params, &bindings, [team_groups(family, heads.query), 1, 1])
+    for group in groups(merges, |a, b| a.v_rotated == b.v_rotated) {
+        let kernel = rec.gpu().kernel(&key(family, heads.dim, group[0].v_rotated))?;
+        let job = |merge: &&Merge| Job {
+            heads: heads.query as u32,
+            splits: merge.splits as u32,
+            partials_from: merge.partials_from as u32,
+            out_from: merge.out_from as u32,
+            lse_from: merge.lse_from as u32,
+        };
+        let jobs: Vec<Job> = group.iter().map(job).collect();
+        let bindings = [partial.bind(), out.bind(), lse.bind()];
+        rec.dispatch_jobs(&kernel, &jobs, &bindings, [team_groups(family, heads.query), 1])?;
+    }
+    Ok(())
 }
 
 /// The CPU twin: output and log-sum-exp.
@@ -70,7 +98,7 @@ pub fn twin(partial: &[f32], heads: Heads, splits: usize, v_rotated: bool) -> (V
 
 async fn check(gpu: &Gpu, heads: Heads, splits: usize, v_rotated: bool) -> Result<Vec<Check>> {
     let mut noise = Noise::new(31);
-    let mut partial = noise.values(partial_len(heads, splits));
+    let mut partial = noise.values(2 * partial_len(heads, splits));
     for (i, part) in partial.chunks_exact_mut(heads.dim + 2).enumerate() {
         let empty = i % splits != 0 && noise.below(3) == 0;
         if empty {
@@ -80,12 +108,23 @@ async fn check(gpu: &Gpu, heads: Heads, splits: usize, v_rotated: bool) -> Resul
         part[heads.dim + 1] = part[heads.dim + 1].abs() + if empty { 0.0 } else { 1.0 };
     }
     let device_partial = gpu.tensor_with(Class::Scratch, "partial", &partial);
-    let (out, lse) = (poisoned(gpu, heads.q_width()), poisoned(gpu, heads.query));
+    let (out, lse) = (poisoned(gpu, 2 * heads.q_width()), poisoned(gpu, 2 * heads.query));
     let mut rec = Recorder::new(gpu);
-    attention_merge(&mut rec, &device_partial, heads, splits, v_rotated, &out, &lse)?;
+    // The second token's values begin elsewhere and have the first one's place.
+    let merge = |partials_from, from: usize| Merge {
+        splits,
+        v_rotated,
+        partials_from,
+        out_from: from * heads.q_width(),
+        lse_from: from * heads.query,
+    };
+    let half = partial_len(heads, splits);
+    attention_merge(&mut rec, &device_partial, heads, &[merge(0, 1), merge(half, 0)], &out, &lse)?;
     let (got_out, got_lse) = (rec.read(&out, 0, out.len()), rec.read(&lse, 0, lse.len()));
     rec.submit();
-    let want = twin(&partial, heads, splits, v_rotated);
+    let mut want = twin(&partial, heads, splits, v_rotated);
+    want.0.rotate_left(heads.q_width());
+    want.1.rotate_left(heads.query);
     let label = format!("attention_merge {splits} parts, {heads:?}, rotated {v_rotated}");
     Ok(vec![
         Check::compare(label.clone() + ", out", &got_out.await?, &want.0, 1e-5),

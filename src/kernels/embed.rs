@@ -1,6 +1,7 @@
 //! Looks up the embedding rows of tokens in a packed table.
 
 use super::check::{Check, Noise, poisoned};
+use super::jobs::groups;
 use super::matrix::{Matrix, Part, RowFormat, quantize, unpack};
 use crate::Result;
 use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
@@ -9,12 +10,13 @@ const SHADER: Shader = Shader { stem: "embed", text: include_str!("../../shaders
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
+struct Job {
     first: u32,
     rows: u32,
     vocabulary: u32,
     chunks: u32,
     at: u32,
+    to: u32,
     scale: f32,
 }
 
@@ -23,30 +25,46 @@ pub fn variants() -> Vec<ShaderKey> {
     RowFormat::ALL.map(|format| format.variant(ShaderKey::new(SHADER))).to_vec()
 }
 
-/// Records `out[i] = scale * table[tokens[at + i]]` for `count` tokens; `out` is `[count, cols]`. A token past the
+/// Neighbouring tokens to look up.
+#[derive(Debug, Clone, Copy)]
+pub struct Lookup<'a> {
+    /// Where they are,
+    pub tokens: &'a Tensor<u32>,
+    /// from which index on,
+    pub at: usize,
+    /// and how many.
+    pub count: usize,
+    /// The row of `out` that is the first one's.
+    pub to: usize,
+}
+
+/// Records `out[to + i] = scale * table[tokens[at + i]]` for each lookup; `out` is `[rows, cols]`. A token past the
 /// table counts as its last row.
 pub fn embed(
     rec: &mut Recorder,
-    tokens: &Tensor<u32>,
-    at: usize,
+    lookups: &[Lookup<'_>],
     table: &Matrix,
     scale: f32,
     out: &Tensor<f32>,
-    count: usize,
 ) -> Result<()> {
     let chunks = table.cols() / 8;
-    for part in table.parts() {
-        let kernel = rec.gpu().kernel(&part.format.variant(ShaderKey::new(SHADER)))?;
-        let params = Params {
-            first: part.first_row as u32,
-            rows: part.rows as u32,
-            vocabulary: table.rows() as u32,
-            chunks: chunks as u32,
-            at: at as u32,
-            scale,
-        };
-        let bindings = [tokens.bind(), part.words.bind(), part.scales.bind(), out.bind()];
-        rec.dispatch(&kernel, &params, &bindings, [chunks.div_ceil(64) as u32, count as u32, 1])?;
+    for group in groups(lookups, |a, b| a.count == b.count && a.tokens.beside(b.tokens)) {
+        for part in table.parts() {
+            let kernel = rec.gpu().kernel(&part.format.variant(ShaderKey::new(SHADER)))?;
+            let job = |lookup: &&Lookup<'_>| Job {
+                first: part.first_row as u32,
+                rows: part.rows as u32,
+                vocabulary: table.rows() as u32,
+                chunks: chunks as u32,
+                at: (lookup.tokens.whole().1 + lookup.at) as u32,
+                to: lookup.to as u32,
+                scale,
+            };
+            let jobs: Vec<Job> = group.iter().map(job).collect();
+            let Lookup { tokens, count, .. } = group[0];
+            let bindings = [tokens.whole().0, part.words.bind(), part.scales.bind(), out.bind()];
+            rec.dispatch_jobs(&kernel, &jobs, &bindings, [chunks.div_ceil(64) as u32, *count as u32])?;
+        }
     }
     Ok(())
 }
@@ -61,10 +79,10 @@ pub fn twin(tokens: &[u32], table: &[f32], cols: usize, scale: f32) -> Vec<f32> 
 /// Two parts of `rows` rows each, the second in `formats[1]`, with a token beyond the end.
 async fn check(gpu: &Gpu, formats: [RowFormat; 2], rows: usize, cols: usize) -> Result<Check> {
     let mut noise = Noise::new(4);
-    let (mut parts, mut table) = (Vec::new(), Vec::new());
+    let (mut parts, mut values) = (Vec::new(), Vec::new());
     for (i, format) in formats.into_iter().enumerate() {
         let (words, scales) = quantize(format, rows, cols, &noise.values(rows * cols));
-        table.extend(unpack(format, rows, cols, &words, &scales));
+        values.extend(unpack(format, rows, cols, &words, &scales));
         let words = gpu.tensor_with(Class::Weights, "words", &words);
         let scales = gpu.tensor_with(Class::Weights, "scales", &scales);
         parts.push(Part { first_row: i * rows, rows, format, words, scales });
@@ -75,11 +93,22 @@ async fn check(gpu: &Gpu, formats: [RowFormat; 2], rows: usize, cols: usize) -> 
     let (at, count) = (2, tokens.len() - 2);
     let out = poisoned(gpu, count * cols);
     let mut rec = Recorder::new(gpu);
-    embed(&mut rec, &device_tokens, at, &Matrix::new(cols, parts), 1.5, &out, count)?;
+    let table = Matrix::new(cols, parts);
+    let lookup = |at, count, to| Lookup { tokens: &device_tokens, at, count, to };
+    // As a block, and one by one in another order.
+    embed(&mut rec, &[lookup(at, count, 0)], &table, 1.5, &out)?;
+    let block = rec.read(&out, 0, count * cols);
+    let single: Vec<_> = (0..count).map(|i| lookup(at + i, 1, count - 1 - i)).collect();
+    embed(&mut rec, &single, &table, 1.5, &out)?;
     let got = rec.read(&out, 0, count * cols);
     rec.submit();
     let label = format!("embed {formats:?} {rows}x{cols}");
-    Ok(Check::compare(label, &got.await?, &twin(&tokens[at..], &table, cols, 1.5), 1e-6))
+    let mut want = twin(&tokens[at..], &values, cols, 1.5);
+    let rows: Vec<f32> = want.chunks_exact(cols).rev().flatten().copied().collect();
+    let mut both = block.await?;
+    both.extend(got.await?);
+    want.extend(rows);
+    Ok(Check::compare(label, &both, &want, 1e-6))
 }
 
 pub(super) async fn checks(gpu: &Gpu) -> Result<Vec<Check>> {

@@ -10,7 +10,8 @@
 //! ```
 
 use super::kv_code::KvBits;
-use crate::gpu::{Class, Gpu, ShaderKey, Tensor};
+use super::kv_memory::{KvMemory, Part};
+use crate::gpu::{Binding, ShaderKey, Tensor};
 use crate::{Error, Result};
 
 /// The heads of one attention layer; query head `h` reads KV head `h / group()`.
@@ -98,17 +99,23 @@ pub struct Basis {
 
 impl Basis {
     /// The basis of a layer whose rows have these formats.
-    pub fn new(gpu: &Gpu, heads: Heads, formats: &[Format]) -> Self {
+    pub fn new(memory: &dyn KvMemory, heads: Heads, formats: &[Format]) -> Self {
         let k_rotated = formats.iter().any(|f| f.k.quantised());
         let v_rotated = formats.iter().any(|f| f.v.quantised());
         let len = if k_rotated { heads.kv_width() } else { 0 };
-        Self { k_rotated, v_rotated, centre: gpu.tensor(Class::Kv, "centre of the keys", len) }
+        Self { k_rotated, v_rotated, centre: zeros(memory, len) }
     }
 
     /// The same coordinates with a centre of their own, not yet set.
-    pub fn renewed(&self, gpu: &Gpu) -> Self {
-        Self { centre: gpu.tensor(Class::Kv, "centre of the keys", self.centre.len()), ..*self }
+    pub fn renewed(&self, memory: &dyn KvMemory) -> Self {
+        Self { centre: zeros(memory, self.centre.len()), ..*self }
     }
+}
+
+fn zeros(memory: &dyn KvMemory, len: usize) -> Tensor<f32> {
+    let centre = memory.centre(len);
+    memory.gpu().write(&centre, 0, &vec![0.0; len]);
+    centre
 }
 
 /// One layer's rows of one format: packed rows in slots, and the book that says which slots live and in what order.
@@ -143,7 +150,7 @@ impl KvRows {
     /// [`Error::Unsupported`] when `heads.dim` does not suit a width, [`Error::Invalid`] when `sets` is neither 1
     /// nor the number of KV heads.
     pub fn new(
-        gpu: &Gpu,
+        memory: &dyn KvMemory,
         heads: Heads,
         format: Format,
         basis: &Basis,
@@ -164,17 +171,17 @@ impl KvRows {
                 heads.kv
             )));
         }
-        Ok(Self::allocate(gpu, heads, format, basis, capacity, sets))
+        Ok(Self::allocate(memory, heads, format, basis, capacity, sets))
     }
 
     /// An empty cache like this one, in a basis of the same formats.
-    pub fn another(&self, gpu: &Gpu, basis: &Basis, capacity: usize) -> Self {
-        let rows = Self::allocate(gpu, self.heads, self.format, basis, capacity, self.sets);
+    pub fn another(&self, memory: &dyn KvMemory, basis: &Basis, capacity: usize) -> Self {
+        let rows = Self::allocate(memory, self.heads, self.format, basis, capacity, self.sets);
         Self { merged: self.merged, ..rows }
     }
 
     fn allocate(
-        gpu: &Gpu,
+        memory: &dyn KvMemory,
         heads: Heads,
         format: Format,
         basis: &Basis,
@@ -182,21 +189,46 @@ impl KvRows {
         sets: usize,
     ) -> Self {
         let capacity = capacity.max(1);
-        let tensor = |label, per_row: usize| gpu.tensor(Class::Kv, label, capacity * heads.kv * per_row);
+        let tensor = |part, per_row: usize| memory.words(part, capacity * heads.kv * per_row);
         let slots = (0..capacity as u32).chain(std::iter::repeat_n(0, 3 * capacity));
         let tables: Vec<u32> = (0..sets).flat_map(|_| slots.clone()).collect();
+        let book = memory.words(Part::Book, tables.len());
+        memory.gpu().write(&book, 0, &tables);
         Self {
             format,
             basis: basis.clone(),
-            k_words: tensor("k words", format.k.words_per_row(heads.dim)),
-            v_words: tensor("v words", format.v.words_per_row(heads.dim)),
-            steps: tensor("steps", format.steps_per_row()),
-            book: gpu.tensor_with(Class::Kv, "row book", &tables),
+            k_words: tensor(Part::Keys, format.k.words_per_row(heads.dim)),
+            v_words: tensor(Part::Values, format.v.words_per_row(heads.dim)),
+            steps: tensor(Part::Steps, format.steps_per_row()),
+            book,
             capacity,
             sets,
             heads,
             merged: false,
         }
+    }
+
+    /// True when one dispatch serves both: they have a format, a basis and buffers in common.
+    pub(super) fn beside(&self, other: &Self) -> bool {
+        let coordinates =
+            |rows: &Self| (rows.format, rows.basis.k_rotated, rows.basis.v_rotated, rows.merged);
+        coordinates(self) == coordinates(other)
+            && self.tensors().into_iter().zip(other.tensors()).all(|(own, others)| own.beside(others))
+            && self.basis.centre.beside(&other.basis.centre)
+    }
+
+    fn tensors(&self) -> [&Tensor<u32>; 4] {
+        [&self.k_words, &self.v_words, &self.steps, &self.book]
+    }
+
+    /// The buffers of keys, values, steps and book.
+    pub(super) fn buffers(&self) -> [Binding<'_>; 4] {
+        self.tensors().map(|tensor| tensor.whole().0)
+    }
+
+    /// Where these rows begin in each of them, in words.
+    pub(super) fn origins(&self) -> [u32; 4] {
+        self.tensors().map(|tensor| tensor.whole().1 as u32)
     }
 
     /// The tensors whose contents belong to slots, each with its words for one slot.

@@ -2,23 +2,24 @@
 
 use super::check::{Check, Noise};
 use super::kv_code::{decode_row, encode_row, hadamard};
+use super::kv_memory::KvMemory;
 use super::kv_row::{Basis, Format, Heads, KvRows};
 use crate::Result;
 use crate::gpu::{Gpu, Recorder, Tensor};
 
 /// An empty cache whose centre and tables are noise.
 pub(super) fn shuffled(
-    gpu: &Gpu,
+    memory: &dyn KvMemory,
     noise: &mut Noise,
     heads: Heads,
     format: Format,
     capacity: usize,
     sets: usize,
 ) -> Result<(KvRows, Vec<f32>, Vec<u32>)> {
-    let basis = Basis::new(gpu, heads, &[format]);
+    let (basis, gpu) = (Basis::new(memory, heads, &[format]), memory.gpu());
     let centre = noise.values(basis.centre.len());
     gpu.write(&basis.centre, 0, &centre);
-    let rows = KvRows::new(gpu, heads, format, &basis, capacity, sets)?;
+    let rows = KvRows::new(memory, heads, format, &basis, capacity, sets)?;
     let tables = shuffled_tables(noise, &rows);
     gpu.write(&rows.book, 0, &tables);
     Ok((rows, centre, tables))
@@ -50,14 +51,15 @@ pub(super) struct Sample {
 
 impl Sample {
     pub fn new(
-        gpu: &Gpu,
+        memory: &dyn KvMemory,
         noise: &mut Noise,
         heads: Heads,
         format: Format,
         (capacity, count): (usize, usize),
         sets: usize,
     ) -> Result<Self> {
-        let (rows, centre, tables) = shuffled(gpu, noise, heads, format, capacity, sets)?;
+        let gpu = memory.gpu();
+        let (rows, centre, tables) = shuffled(memory, noise, heads, format, capacity, sets)?;
         let (mut k, mut v) = (Vec::new(), Vec::new());
         let mut put = |words: &Tensor<u32>, at: usize, bits, rotated: bool| {
             let (packed, step) = encode_row(&noise.values(heads.dim), bits);

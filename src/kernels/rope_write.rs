@@ -1,8 +1,10 @@
-//! One decoded token: rotates its query and key, and packs its key and value into their slots.
+//! One decoded token of each sequence: rotates its query and key, and packs its key and value into their slots.
 
 use super::check::{Check, Noise, poisoned};
+use super::jobs::groups;
 use super::kv_code::{KvBits, hadamard};
-use super::kv_row::{Basis, Format, Heads, KvRows};
+use super::kv_memory::KvArena;
+use super::kv_row::{Format, Heads, KvRows};
 use super::kv_sample::{Stored, shuffled};
 use super::rope_split::{Rope, frequencies, rope_key, twin};
 use super::team::{team_groups, team_key};
@@ -13,7 +15,7 @@ const SHADER: Shader = Shader { stem: "rope_write", text: include_str!("../../sh
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
+struct Job {
     position: u32,
     entry: u32,
     query_heads: u32,
@@ -21,6 +23,28 @@ struct Params {
     capacity: u32,
     sets: u32,
     scale: f32,
+    qkv_from: u32,
+    q_from: u32,
+    k_from: u32,
+    v_from: u32,
+    steps_from: u32,
+    book_from: u32,
+    centre_from: u32,
+}
+
+/// One token of one sequence.
+#[derive(Debug, Clone, Copy)]
+pub struct Write<'a> {
+    /// The rows that its key and value become one of.
+    pub rows: &'a KvRows,
+    /// The table entry that names their slot, in every set.
+    pub entry: usize,
+    /// The token's position.
+    pub position: usize,
+    /// Where its row of `qkv` begins.
+    pub qkv_from: usize,
+    /// Where its row of `q` begins.
+    pub q_from: usize,
 }
 
 fn key(family: Family, head_dim: usize, format: Format, (k_rotated, v_rotated): (bool, bool)) -> ShaderKey {
@@ -46,47 +70,50 @@ pub fn variants() -> Vec<ShaderKey> {
     of(Family::Lanes).chain(of(Family::Groups)).chain([rope_key(interleaved, 16, true)]).collect()
 }
 
-/// Records the write of one token's row `qkv` (`[(H + 2G) * hd]`).
+/// Records the write of one token's row of `qkv` (`[(H + 2G) * hd]`) for each of `writes`.
 ///
-/// The rotated query goes to `q` (`[H * hd]`), transformed as the keys are. Key and value go into the slot that
-/// entry `row` of every set names; the slot's position is set, its accumulators are emptied. Unless `makes_kv`,
+/// The rotated query goes to `q` (`[H * hd]`), transformed as the keys are. Key and value go into the slot that the
+/// entry of every set names; the slot's position is set, its accumulators are emptied. Unless `makes_kv`, a row of
 /// `qkv` is `[H * hd]`, and nothing but the query is written.
-#[expect(clippy::too_many_arguments, reason = "a row of three kinds, and where each goes")]
 pub fn rope_write(
     rec: &mut Recorder,
     qkv: &Tensor<f32>,
-    position: u32,
     rope: &Rope<'_>,
-    rows: &KvRows,
-    row: usize,
     makes_kv: bool,
+    writes: &[Write<'_>],
     q: &Tensor<f32>,
 ) -> Result<()> {
     let family = rec.gpu().tuning().family;
-    let (heads, Basis { k_rotated, v_rotated, centre }) = (rows.heads, &rows.basis);
-    let key = key(family, heads.dim, rows.format, (*k_rotated, *v_rotated));
-    let kernel = rec.gpu().kernel(&rope.key(key))?;
-    let params = Params {
-        position,
-        entry: row as u32,
-        query_heads: heads.query as u32,
-        kv_heads: if makes_kv { heads.kv as u32 } else { 0 },
-        capacity: rows.capacity as u32,
-        sets: rows.sets as u32,
-        scale: rope.scale,
-    };
-    let bindings = [
-        qkv.bind(),
-        rope.frequencies.bind(),
-        q.bind(),
-        rows.k_words.bind(),
-        rows.v_words.bind(),
-        rows.steps.bind(),
-        centre.bind(),
-        rows.book.bind(),
-    ];
-    let teams = heads.query + if makes_kv { heads.kv } else { 0 };
-    rec.dispatch(&kernel, &params, &bindings, [team_groups(family, teams), 1, 1])
+    for group in groups(writes, |a, b| a.rows.beside(b.rows)) {
+        let KvRows { heads, format, basis, .. } = group[0].rows;
+        let key = key(family, heads.dim, *format, (basis.k_rotated, basis.v_rotated));
+        let kernel = rec.gpu().kernel(&rope.key(key))?;
+        let kv_heads = if makes_kv { heads.kv } else { 0 };
+        let job = |write: &&Write<'_>| {
+            let [k_from, v_from, steps_from, book_from] = write.rows.origins();
+            Job {
+                position: write.position as u32,
+                entry: write.entry as u32,
+                query_heads: heads.query as u32,
+                kv_heads: kv_heads as u32,
+                capacity: write.rows.capacity as u32,
+                sets: write.rows.sets as u32,
+                scale: rope.scale,
+                qkv_from: write.qkv_from as u32,
+                q_from: write.q_from as u32,
+                k_from,
+                v_from,
+                steps_from,
+                book_from,
+                centre_from: write.rows.basis.centre.whole().1 as u32,
+            }
+        };
+        let jobs: Vec<Job> = group.iter().map(job).collect();
+        let ([k, v, steps, book], centre) = (group[0].rows.buffers(), basis.centre.whole().0);
+        let bindings = [qkv.bind(), rope.frequencies.bind(), q.bind(), k, v, steps, centre, book];
+        rec.dispatch_jobs(&kernel, &jobs, &bindings, [team_groups(family, heads.query + kv_heads), 1])?;
+    }
+    Ok(())
 }
 
 async fn check(
@@ -98,16 +125,23 @@ async fn check(
 ) -> Result<Vec<Check>> {
     let mut noise = Noise::new(19);
     let (capacity, entry, position, scale) = (11, 7, 1234, 1.25);
-    let (rows, centre, mut book) = shuffled(gpu, &mut noise, heads, format, capacity, sets)?;
-    let qkv = noise.values(heads.qkv_width());
-    let device_qkv = gpu.tensor_with(Class::Scratch, "qkv", &qkv);
+    // Another sequence's rows in the same buffers, and its token before this one.
+    let arena = KvArena::new(gpu, 2);
+    let (others, ..) = shuffled(&arena, &mut noise, heads, format, 5, sets)?;
+    let (rows, centre, mut book) = shuffled(&arena, &mut noise, heads, format, capacity, sets)?;
+    let both = noise.values(2 * heads.qkv_width());
+    let qkv = &both[heads.qkv_width()..];
+    let device_qkv = gpu.tensor_with(Class::Scratch, "qkv", &both);
     let device_frequencies = gpu.tensor_with(Class::Scratch, "frequencies", &frequencies(pairs));
     let rope = Rope { frequencies: &device_frequencies, interleaved, scale };
-    let q = poisoned(gpu, heads.q_width());
+    let q = poisoned(gpu, 2 * heads.q_width());
 
     let mut rec = Recorder::new(gpu);
-    rope_write(&mut rec, &device_qkv, position, &rope, &rows, entry, true, &q)?;
-    let got_q = rec.read(&q, 0, q.len());
+    let other = Write { rows: &others, entry: 1, position: 3, qkv_from: 0, q_from: heads.q_width() };
+    let own =
+        Write { rows: &rows, entry, position: position as usize, qkv_from: heads.qkv_width(), q_from: 0 };
+    rope_write(&mut rec, &device_qkv, &rope, true, &[other, own], &q)?;
+    let got_q = rec.read(&q, 0, heads.q_width());
     let stored = Stored::read(&mut rec, &rows).await?;
 
     let label = format!("rope_write {format:?}, {heads:?}, {pairs} pairs, {sets} sets");

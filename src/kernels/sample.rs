@@ -1,10 +1,11 @@
-//! Draws the next token from one row of logits, on the device, in one dispatch and without a sort.
+//! Draws the next token of each sequence from a row of logits, on the device, in one dispatch and without a sort.
 //!
 //! The order is that of Hugging Face's `generate`: repetition penalty, temperature, top-k, top-p, min-p (top-k
 //! and temperature commute; llama.cpp applies the temperature last instead). Each of the three cuts keeps the
 //! tokens above a threshold, so tokens with the same logit are kept or dropped together.
 
 use super::check::{Check, Noise};
+use super::jobs::groups;
 use crate::Result;
 use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
 
@@ -41,7 +42,7 @@ impl Sampling {
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
+struct Job {
     vocab: u32,
     history_first: u32,
     history_len: u32,
@@ -52,6 +53,7 @@ struct Params {
     min_p: f32,
     inverse_temperature: f32,
     random: f32,
+    logits_from: u32,
 }
 
 fn key(greedy: bool) -> ShaderKey {
@@ -75,44 +77,60 @@ fn random(seed: u32, step: u32) -> f32 {
     (pcg(seed ^ pcg(step)) >> 8) as f32 / (1u32 << 24) as f32
 }
 
-/// Records the draw of one token id into `tokens[at]` from `logits` (`[vocab]`, penalised in place).
-///
-/// The penalty looks at `tokens[history_first..][..history_len]`, each distinct id once; keep it to the last
-/// few hundred tokens, as the search for repeats is quadratic. `step` picks the random number of
-/// `sampling.seed`'s sequence. NaN logits count as −∞; without any finite logit the id is 0.
-#[expect(clippy::too_many_arguments, reason = "two buffers, the places in them, and how to draw")]
-pub fn sample(
-    rec: &mut Recorder,
-    logits: &Tensor<f32>,
-    vocab: usize,
-    tokens: &Tensor<u32>,
-    history_first: usize,
-    history_len: usize,
-    at: usize,
-    step: u32,
-    sampling: &Sampling,
-) -> Result<()> {
-    let kernel = rec.gpu().kernel(&key(sampling.is_greedy()))?;
-    let penalised = if sampling.repetition_penalty == 1.0 { 0 } else { history_len };
+/// What one sequence's next token is drawn from, and where it goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Draw<'a> {
+    /// The sequence's tokens. The penalty looks at `tokens[history.0..][..history.1]`, each distinct id once; keep it to
+    /// the last few hundred tokens, as the search for repeats is quadratic.
+    pub tokens: &'a Tensor<u32>,
+    /// Where the history begins, and its length.
+    pub history: (usize, usize),
+    /// The index of the new token.
+    pub at: usize,
+    /// The row of logits.
+    pub row: usize,
+    /// Picks the random number of the seed's sequence.
+    pub step: u32,
+    /// How to draw.
+    pub sampling: &'a Sampling,
+}
+
+/// Records the draw of one token id into `tokens[at]` for each of `draws`, from its row of `logits` (`[rows, vocab]`,
+/// penalised in place). NaN logits count as −∞; without any finite logit the id is 0.
+pub fn sample(rec: &mut Recorder, logits: &Tensor<f32>, vocab: usize, draws: &[Draw<'_>]) -> Result<()> {
+    let alike = |a: &Draw<'_>, b: &Draw<'_>| {
+        a.sampling.is_greedy() == b.sampling.is_greedy() && a.tokens.beside(b.tokens)
+    };
+    for group in groups(draws, alike) {
+        let kernel = rec.gpu().kernel(&key(group[0].sampling.is_greedy()))?;
+        let jobs: Vec<Job> = group.iter().map(|draw| job(draw, vocab)).collect();
+        rec.dispatch_jobs(&kernel, &jobs, &[logits.bind(), group[0].tokens.whole().0], [1, 1])?;
+    }
+    Ok(())
+}
+
+fn job(draw: &Draw<'_>, vocab: usize) -> Job {
+    let Draw { sampling, tokens, history: (first, len), .. } = *draw;
+    let origin = tokens.whole().1;
     let nucleus = (f64::from(sampling.top_p) * f64::from(1u32 << 31)).ceil().max(1.0) as u32;
-    let params = Params {
+    Job {
         vocab: vocab as u32,
-        history_first: history_first as u32,
-        history_len: penalised as u32,
-        at: at as u32,
+        history_first: (origin + first) as u32,
+        history_len: if sampling.repetition_penalty == 1.0 { 0 } else { len as u32 },
+        at: (origin + draw.at) as u32,
         penalty: sampling.repetition_penalty,
         top_k: sampling.top_k,
         top_p_mass: if sampling.top_p < 1.0 { nucleus } else { 0 },
         min_p: sampling.min_p.min(1.0),
         inverse_temperature: sampling.temperature.recip(),
-        random: random(sampling.seed, step),
-    };
-    rec.dispatch(&kernel, &params, &[logits.bind(), tokens.bind()], [1, 1, 1])
+        random: random(sampling.seed, draw.step),
+        logits_from: (draw.row * vocab) as u32,
+    }
 }
 
 /// A token, and how far the draw was from another one, as a probability.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Draw {
+pub struct Drawn {
     /// The token.
     pub id: u32,
     /// The distance to the nearest decision that arithmetic of another precision could take otherwise.
@@ -120,7 +138,7 @@ pub struct Draw {
 }
 
 /// The CPU twin: sorts, and counts in double precision.
-pub fn twin(logits: &[f32], history: &[u32], step: u32, sampling: &Sampling) -> Draw {
+pub fn twin(logits: &[f32], history: &[u32], step: u32, sampling: &Sampling) -> Drawn {
     let mut logits: Vec<f32> =
         logits.iter().map(|&x| if x.is_nan() { f32::NEG_INFINITY } else { x }).collect();
     let seen: std::collections::BTreeSet<u32> = history.iter().copied().collect();
@@ -134,7 +152,7 @@ pub fn twin(logits: &[f32], history: &[u32], step: u32, sampling: &Sampling) -> 
     order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
     let top = logits[order[0]];
     if sampling.is_greedy() || top == f32::NEG_INFINITY {
-        return Draw { id: order[0] as u32, margin: 1.0 };
+        return Drawn { id: order[0] as u32, margin: 1.0 };
     }
     if sampling.top_k > 0 {
         let last = logits[order[order.len().min(sampling.top_k as usize) - 1]];
@@ -175,10 +193,10 @@ pub fn twin(logits: &[f32], history: &[u32], step: u32, sampling: &Sampling) -> 
             // Nothing lies before the first token, nor behind the last.
             let low = if before == 0.0 { 1.0 } else { goal - before };
             let high = if passed > 1.0 - 1e-9 { 1.0 } else { passed - goal };
-            return Draw { id: id as u32, margin: margin.min(low).min(high) };
+            return Drawn { id: id as u32, margin: margin.min(low).min(high) };
         }
     }
-    Draw { id: order.last().map_or(0, |&id| id as u32), margin: 0.0 }
+    Drawn { id: order.last().map_or(0, |&id| id as u32), margin: 0.0 }
 }
 
 /// What the kernel draws at steps `0..draws`, each from fresh logits.
@@ -190,7 +208,7 @@ async fn draw(
     sampling: &Sampling,
 ) -> Result<Vec<u32>> {
     let source = gpu.tensor_with(Class::Scratch, "logits", logits);
-    let working = gpu.tensor::<f32>(Class::Scratch, "logits", logits.len());
+    let working = gpu.tensor::<f32>(Class::Scratch, "logits", draws * logits.len());
     // One word before the history, so that its offset matters.
     let mut words = vec![u32::MAX];
     words.extend(history);
@@ -198,11 +216,18 @@ async fn draw(
     let tokens = gpu.tensor_with(Class::Scratch, "tokens", &words);
     let mut rec = Recorder::new(gpu);
     let first = 1 + history.len();
-    for step in 0..draws {
-        rec.copy(&source, 0, &working, 0, logits.len());
-        let at = first + step;
-        sample(&mut rec, &working, logits.len(), &tokens, 1, history.len(), at, step as u32, sampling)?;
+    for row in 0..draws {
+        rec.copy(&source, 0, &working, row * logits.len(), logits.len());
     }
+    let one = |row| Draw {
+        tokens: &tokens,
+        history: (1, history.len()),
+        at: first + row,
+        row,
+        step: row as u32,
+        sampling,
+    };
+    sample(&mut rec, &working, logits.len(), &(0..draws).map(one).collect::<Vec<_>>())?;
     let drawn = rec.read(&tokens, first, draws);
     rec.submit();
     drawn.await

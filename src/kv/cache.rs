@@ -7,13 +7,14 @@
 //! Before its own tiers a layer may have shared ones, which other sequences read too and nobody writes; `share.rs`
 //! says how they come about.
 
-use super::KvOptions;
 use super::away::Away;
 use super::host::Host;
 use super::policy::{Rank, SINKS};
 use super::tier::{Role, Tier, TierRows, Tiers};
+use super::{KvOptions, Memory};
 use crate::Result;
 use crate::gpu::{Class, Gpu, Recorder, Tensor};
+use crate::kernels::kv_memory::KvMemory;
 use crate::kernels::kv_row::{Basis, Format, Heads, KvRows};
 
 /// Rows that a pool grows by at least; small enough that a pyramid's tip stays small.
@@ -41,10 +42,10 @@ impl Layer {
     }
 
     /// Empty tiers of the same kinds, with the smallest pools.
-    pub fn fresh(&self, gpu: &Gpu, basis: &Basis) -> Vec<Tier> {
+    pub fn fresh(&self, memory: &dyn KvMemory, basis: &Basis) -> Vec<Tier> {
         let pool = |tier: &Tier| Tier {
             role: tier.role,
-            rows: tier.rows.another(gpu, basis, least(tier.role)),
+            rows: tier.rows.another(memory, basis, least(tier.role)),
             live: 0,
         };
         self.tiers[self.shared..].iter().map(pool).collect()
@@ -61,6 +62,11 @@ pub(super) fn least(role: Role) -> usize {
     if role == Role::Sinks { SINKS } else { GRAIN }
 }
 
+/// Rows of a pool that has to hold `rows`.
+pub fn capacity(role: Role, rows: usize) -> usize {
+    if rows <= least(role) { least(role) } else { rows.next_multiple_of(GRAIN) }
+}
+
 fn live(tiers: &[Tier], role: Role) -> usize {
     tiers.iter().filter(|tier| tier.role == role).map(|tier| tier.live).sum()
 }
@@ -69,6 +75,7 @@ fn live(tiers: &[Tier], role: Role) -> usize {
 #[derive(Debug)]
 pub struct Cache {
     pub(super) gpu: Gpu,
+    pub(super) memory: Memory,
     heads: Heads,
     tiers: Tiers,
     /// Generated rows may be dropped, the row before them too.
@@ -78,19 +85,23 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// An empty cache, whose KV heads have tables of their own where the policy asks for it.
+    /// An empty cache with room for so many rows of each layer, whose KV heads have tables of their own where the policy
+    /// asks for it.
     ///
     /// # Errors
     /// [`crate::Error::Unsupported`] when rows of this head dimension cannot have such a format.
-    pub fn new(gpu: &Gpu, layers: usize, heads: Heads, options: &KvOptions) -> Result<Self> {
+    pub fn new(memory: &Memory, heads: Heads, options: &KvOptions, room: &[TierRows]) -> Result<Self> {
+        let gpu = memory.gpu();
         let sets = if options.policy.per_head() { heads.kv } else { 1 };
         let tiers = Tiers::new(options);
         let formats: Vec<Format> = Role::ALL.into_iter().filter_map(|role| tiers.format(role)).collect();
-        let layer = |_| {
-            let basis = Basis::new(gpu, heads, &formats);
+        let layer = |(l, room): (usize, &TierRows)| {
+            let memory = memory.layer(l);
+            let basis = Basis::new(memory, heads, &formats);
             let tier = |role| {
                 let pool = |format| {
-                    let rows = KvRows::new(gpu, heads, format, &basis, least(role), sets)?;
+                    let capacity = capacity(role, room.of(role));
+                    let rows = KvRows::new(memory, heads, format, &basis, capacity, sets)?;
                     Ok(KvRows { merged: options.merge, ..rows })
                 };
                 tiers.format(role).map(|format| Ok(Tier { role, rows: pool(format)?, live: 0 }))
@@ -103,22 +114,23 @@ impl Cache {
             let away = options.offload.map(|_| Ok(Away::new(gpu, back()?))).transpose()?;
             Ok(Layer { basis, tiers, shared: 0, first_tokens, skipped: 0, away })
         };
-        let layers = (0..layers).map(layer).collect::<Result<_>>()?;
+        let layers = room.iter().enumerate().map(layer).collect::<Result<_>>()?;
         let thins = options.policy.thinning().is_some();
         let host = options.offload.map(|rows| Host::new(gpu, rows));
-        Ok(Self { gpu: gpu.clone(), heads, tiers, thins, layers, host })
+        Ok(Self { gpu: gpu.clone(), memory: memory.clone(), heads, tiers, thins, layers, host })
     }
 
     /// Makes room for `more` rows beyond the live ones, layer by layer, and records the move of the live ones
     /// into larger pools where that takes any. True when it did.
     pub fn reserve(&mut self, rec: &mut Recorder, more: &[TierRows]) -> bool {
         let mut grown = false;
-        for (layer, more) in self.layers.iter_mut().zip(more) {
+        for (l, (layer, more)) in self.layers.iter_mut().zip(more).enumerate() {
             let basis = layer.basis.clone();
             for tier in layer.own() {
                 let need = tier.live + more.of(tier.role);
                 if need > tier.rows.capacity {
-                    let larger = tier.rows.another(&self.gpu, &basis, need.next_multiple_of(GRAIN));
+                    let room = capacity(tier.role, need);
+                    let larger = tier.rows.another(self.memory.layer(l), &basis, room);
                     if tier.live > 0 {
                         move_rows(rec, &tier.rows, &larger);
                     }

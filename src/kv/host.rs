@@ -253,7 +253,7 @@ mod tests {
     use crate::kernels::kv_row::Heads;
     use crate::kernels::kv_write::{Rows, kv_write};
     use crate::kv::policy::{Budget, KvOnly, LayerRows};
-    use crate::kv::{Format, KvOptions};
+    use crate::kv::{Format, KvOptions, Memory, TierRows};
 
     const HEADS: Heads = Heads { query: 4, kv: 2, dim: 32 };
     const DROPPED: usize = 150;
@@ -263,7 +263,7 @@ mod tests {
     fn finds_the_needle(format: Format, policy: KvOnly) {
         let gpu = block_on(Gpu::open(&AdapterChoice::Best)).expect("a GPU adapter");
         let kv = KvOptions { offload: Some(2 * PAGE + 5), ..KvOptions::new(policy, format) };
-        let mut cache = Cache::new(&gpu, 1, HEADS, &kv).unwrap();
+        let mut cache = Cache::new(&Memory::Own(gpu.clone()), HEADS, &kv, &[TierRows::default()]).unwrap();
         let mut rec = Recorder::new(&gpu);
         let layer = LayerRows { retain: 50, protected: 9, ..LayerRows::dense(50 + DROPPED) };
         cache.reserve_host(&mut rec, &BlockPlan { layers: vec![layer], scoring: None });

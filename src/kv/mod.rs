@@ -4,6 +4,7 @@
 //! policy/       how many rows live
 //! tier.rs       formats of a layer's rows, and how many rows get which
 //! cache.rs      the rows of a sequence
+//! memory.rs     what its pools are taken from
 //! share.rs      rows that several sequences read
 //! prefixes.rs   rows that later sequences may begin with
 //! packed.rs     rows that leave the device for a file
@@ -14,6 +15,7 @@
 mod away;
 mod cache;
 mod host;
+mod memory;
 mod packed;
 pub mod policy;
 mod prefixes;
@@ -25,7 +27,9 @@ use std::sync::Arc;
 
 pub use crate::kernels::kv_row::Format;
 pub use cache::Cache;
+pub(crate) use cache::capacity;
 pub use host::HostReport;
+pub use memory::Memory;
 pub use packed::{PackedLayer, PackedTier};
 use policy::Policy;
 pub use prefixes::{LEAST_COMMON, Prefixes};

@@ -86,7 +86,7 @@ impl Cache {
     /// # Errors
     /// [`Error::Invalid`] when they are not of this cache's formats and tables.
     pub fn unpack(&mut self, layer: usize, packed: &PackedLayer) -> Result<()> {
-        let (gpu, basis) = (self.gpu.clone(), self.basis(layer).clone());
+        let (gpu, memory, basis) = (self.gpu.clone(), self.memory.clone(), self.basis(layer).clone());
         let firsts: usize = self.first_tokens(layer).iter().map(Tensor::len).sum();
         if packed.centre.len() != basis.centre.len() || packed.first_tokens.len() != firsts {
             return Err(misfit(layer));
@@ -100,7 +100,7 @@ impl Cache {
         for from in &packed.tiers {
             let tiers = &mut self.layers[layer].tiers;
             let tier = tiers.iter_mut().find(|tier| tier.role == from.role).ok_or_else(|| misfit(layer))?;
-            let rows = tier.rows.another(&gpu, &basis, from.rows.next_multiple_of(GRAIN));
+            let rows = tier.rows.another(memory.layer(layer), &basis, from.rows.next_multiple_of(GRAIN));
             for ((tensor, width), words) in rows.slots().into_iter().zip(&from.words) {
                 write(&gpu, tensor, words, from.rows.checked_mul(width)).ok_or_else(|| misfit(layer))?;
             }

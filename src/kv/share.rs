@@ -95,9 +95,10 @@ impl Cache {
         for (l, (basis, shared)) in rows.layers.iter().enumerate() {
             // A sequence without rows has yet to set its centre, and does that alone.
             let layer = &self.layers[l];
-            let basis = if shared.is_empty() { layer.basis.renewed(&self.gpu) } else { basis.clone() };
+            let basis =
+                if shared.is_empty() { layer.basis.renewed(self.memory.layer(l)) } else { basis.clone() };
             let mut tiers = shared.clone();
-            let mut own = layer.fresh(&self.gpu, &basis);
+            let mut own = layer.fresh(self.memory.layer(l), &basis);
             if let (true, Some(from), Some(to)) = (self.thins, tiers.last_mut(), own.last_mut()) {
                 // Thinning sums up attention to the newest row and may drop it, so everyone has one.
                 if from.role == Role::Main {
@@ -132,11 +133,13 @@ impl Cache {
     /// # Errors
     /// What recording a copy may refuse.
     pub fn unshare(&mut self, rec: &mut Recorder) -> Result<()> {
-        for layer in self.layers.iter_mut().filter(|layer| layer.shared > 0) {
-            let mut own = layer.fresh(&self.gpu, &layer.basis);
+        let layers = self.layers.iter_mut().enumerate();
+        for (l, layer) in layers.filter(|(_, layer)| layer.shared > 0) {
+            let memory = self.memory.layer(l);
+            let mut own = layer.fresh(memory, &layer.basis);
             for tier in &mut own {
                 let capacity = layer.of(tier.role).next_multiple_of(GRAIN);
-                tier.rows = tier.rows.another(&self.gpu, &layer.basis, capacity);
+                tier.rows = tier.rows.another(memory, &layer.basis, capacity);
                 tier.live = copy_rows(rec, &layer.tiers, tier.role, &tier.rows)?;
             }
             (layer.tiers, layer.shared) = (own, 0);
@@ -146,18 +149,18 @@ impl Cache {
 
     /// Gives up the pools, for others that hold their rows; call [`Cache::clear`] next.
     pub fn leave(&mut self) {
-        for layer in &mut self.layers {
-            (layer.tiers, layer.shared) = (layer.fresh(&self.gpu, &layer.basis), 0);
+        for (l, layer) in self.layers.iter_mut().enumerate() {
+            (layer.tiers, layer.shared) = (layer.fresh(self.memory.layer(l), &layer.basis), 0);
         }
     }
 
     /// Forgets every row; the sequence's own pools stay.
     pub fn clear(&mut self) {
-        for layer in &mut self.layers {
+        for (l, layer) in self.layers.iter_mut().enumerate() {
             layer.tiers.drain(..layer.shared);
             layer.shared = 0;
             // The next first block sets the centre, which rows of others may be relative to.
-            layer.basis = layer.basis.renewed(&self.gpu);
+            layer.basis = layer.basis.renewed(self.memory.layer(l));
             for tier in &mut layer.tiers {
                 (tier.live, tier.rows.basis) = (0, layer.basis.clone());
             }

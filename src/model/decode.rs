@@ -1,24 +1,29 @@
-//! One token through the layers: seven dispatches a layer, eight where running sums are kept.
+//! One token of each of some sequences through the layers: seven dispatches a layer for one sequence, and for many
+//! two more, since a product with many rows does not normalise them itself.
 
 use super::{DecodeScratch, Model};
 use crate::Result;
 use crate::gpu::{Recorder, Tensor};
 use crate::kernels::accumulate::{Window, accumulate};
-use crate::kernels::attention_decode::{Parts, attention_decode};
-use crate::kernels::attention_merge::attention_merge;
-use crate::kernels::embed::embed;
-use crate::kernels::matrix::{Epilogue, Norm};
+use crate::kernels::attention_decode::{Attend, Parts, attention_decode};
+use crate::kernels::attention_merge::{Merge, attention_merge};
+use crate::kernels::embed::{Lookup, embed};
+use crate::kernels::matmul::matmul;
+use crate::kernels::matrix::{Epilogue, Matrix, Norm};
 use crate::kernels::matvec::matvec;
-use crate::kernels::rope_write::rope_write;
+use crate::kernels::rms_norm::rms_norm;
+use crate::kernels::rope_write::{Write, rope_write};
 use crate::kv::policy::Observation;
 use crate::kv::{Cache, TierRows};
 
 /// Rows for which one more part of a head's attention pays.
 const PART_ROWS: usize = 4;
 
-/// What a decode step needs to know about the token it runs.
-#[derive(Debug, Clone, Copy)]
-pub struct DecodeStep {
+/// What a decode step needs to know about one sequence's token.
+#[derive(Debug)]
+pub struct DecodeRow<'a> {
+    /// The sequence's rows.
+    pub cache: &'a mut Cache,
     /// The token's position in the sequence.
     pub position: usize,
     /// For a policy that thins: what its running sums need to know.
@@ -41,91 +46,164 @@ pub struct DecodeWindow {
 }
 
 impl Model {
-    /// Records the embedding of the token at `tokens[at]`.
+    /// Records the embedding of one token of each sequence: of `tokens[at]`, to the row of its place in the list.
     pub fn begin_step(
         &self,
         rec: &mut Recorder,
         d: &DecodeScratch,
-        tokens: &Tensor<u32>,
-        at: usize,
+        tokens: &[(&Tensor<u32>, usize)],
     ) -> Result<()> {
-        embed(rec, tokens, at, &self.embedding, 1.0, &d.hidden, 1)
+        let rows = tokens.iter().enumerate();
+        let lookups: Vec<_> = rows.map(|(to, &(tokens, at))| Lookup { tokens, at, count: 1, to }).collect();
+        embed(rec, &lookups, &self.embedding, 1.0, &d.hidden)
     }
 
-    /// Records one layer of a decode step; the last of those that share rows adds one to the cache.
+    /// Records one layer of a decode step, for the first rows of the scratch; the last of the layers that share rows
+    /// adds one to every cache.
     pub fn decode_layer(
         &self,
         rec: &mut Recorder,
         d: &DecodeScratch,
-        cache: &mut Cache,
+        rows: &mut [DecodeRow<'_>],
         l: usize,
-        step: DecodeStep,
     ) -> Result<()> {
-        let (layer, heads, epsilon) = (&self.layers[l], self.config.heads, self.config.epsilon);
+        let (layer, epsilon, count) = (&self.layers[l], self.config.epsilon, rows.len());
         let group = l / self.config.kv_sharing;
-        self.follow(rec, &d.q, cache, group, step.position)?;
-        let main = cache.main(group);
-        let (pool, row) = (&main.rows, main.live);
-        let live = row + 1;
+        for row in &mut *rows {
+            self.follow(rec, &d.q, row.cache, group, row.position)?;
+        }
         let attention = Norm { weight: &layer.attention_norm, epsilon };
-        matvec(rec, &layer.qkv, d.hidden.bind(), Some(attention), Epilogue::Store, &d.qkv)?;
-        let (position, makes_kv) = (step.position as u32, self.config.makes_kv(l));
-        if let Some(first) = cache.first_tokens(group).get(step.position).filter(|_| makes_kv) {
-            rec.copy(&d.qkv, 0, first, 0, heads.qkv_width());
+        product(rec, d, &layer.qkv, &d.hidden, Some(attention), Epilogue::Store, &d.qkv, count)?;
+        self.write_rows(rec, d, rows, l)?;
+        self.attend_rows(rec, d, rows, group)?;
+        for (i, row) in rows.iter().enumerate() {
+            self.observe_row(rec, d, (i, row), group)?;
         }
-        rope_write(rec, &d.qkv, position, &self.rope(), pool, row, makes_kv, &d.q)?;
-        self.attend_one(rec, d, cache, group, step.window.is_some() || step.observation.is_some())?;
-        if let Some(observation) = step.observation {
-            self.observe_layer(rec, d, cache, (group, live), observation)?;
-        }
-        if step.asks {
-            cache.want_pages(rec, group, &d.q, self.attention_scale(), &d.lse)?;
-        }
-        if let Some(DecodeWindow { prompt, block, first }) = step.window {
-            let window = Window { prompt: prompt as u32, block: block as u32, position };
-            let (sums, stride) = (&pool.book, pool.capacity);
-            let first = first.saturating_sub(cache.shared_main(group));
-            accumulate(rec, &d.weights, stride, &d.lse, heads.query, sums, stride, first, live, window)?;
-        }
-        matvec(rec, &layer.output, d.attended.bind(), None, Epilogue::Add, &d.hidden)?;
+        product(rec, d, &layer.output, &d.attended, None, Epilogue::Add, &d.hidden, count)?;
         let ffn = Norm { weight: &layer.ffn_norm, epsilon };
-        matvec(rec, &layer.gate_up, d.hidden.bind(), Some(ffn), Epilogue::SwiGlu, &d.inner)?;
-        matvec(rec, &layer.down, d.inner.bind(), None, Epilogue::Add, &d.hidden)?;
+        product(rec, d, &layer.gate_up, &d.hidden, Some(ffn), Epilogue::SwiGlu, &d.inner, count)?;
+        product(rec, d, &layer.down, &d.inner, None, Epilogue::Add, &d.hidden, count)?;
         if (l + 1).is_multiple_of(self.config.kv_sharing) {
-            cache.add(group, TierRows::in_main(1));
+            rows.iter_mut().for_each(|row| row.cache.add(group, TierRows::in_main(1)));
         }
         Ok(())
     }
 
-    /// Attention of the token whose row is next in the main tier, over all rows.
-    fn attend_one(
+    /// Queries, and keys and values on their way into the main tiers.
+    fn write_rows(
         &self,
         rec: &mut Recorder,
         d: &DecodeScratch,
-        cache: &Cache,
+        rows: &[DecodeRow<'_>],
         l: usize,
-        stores: bool,
     ) -> Result<()> {
-        let splits = self.gpu.tuning().attention_splits as usize;
-        let pools: Vec<_> = cache.readable(l).collect();
-        let last = pools.len() - 1;
-        let live = |i: usize| pools[i].1 + usize::from(i == last);
-        let parts = |i: usize| live(i).div_ceil(PART_ROWS).min(splits);
-        let total = (0..=last).map(parts).sum();
-        let mut first = 0;
-        for (i, (rows, _)) in pools.iter().enumerate().filter(|&(i, _)| live(i) > 0) {
-            let own = Parts { first, splits: parts(i), total };
-            let (stores, scale) = (stores && i == last, self.attention_scale());
-            attention_decode(rec, &d.q, rows, live(i), scale, &d.partial, own, &d.weights, stores)?;
-            first += own.splits;
+        let (group, makes_kv) = (l / self.config.kv_sharing, self.config.makes_kv(l));
+        let width = self.layers[l].qkv.rows();
+        for (i, row) in rows.iter().enumerate().filter(|_| makes_kv) {
+            if let Some(first) = row.cache.first_tokens(group).get(row.position) {
+                rec.copy(&d.qkv, i * width, first, 0, width);
+            }
         }
-        let rotated = cache.basis(l).v_rotated;
-        attention_merge(rec, &d.partial, self.config.heads, total, rotated, &d.attended, &d.lse)
+        let mut writes = Vec::with_capacity(rows.len());
+        for (i, row) in rows.iter().enumerate() {
+            let (main, qkv_from, q_from) = (row.cache.main(group), i * width, i * d.q_stride);
+            let position = row.position;
+            writes.push(Write { rows: &main.rows, entry: main.live, position, qkv_from, q_from });
+        }
+        rope_write(rec, &d.qkv, &self.rope(), makes_kv, &writes, &d.q)
     }
 
-    /// Records the logits of the hidden row.
-    pub fn logits(&self, rec: &mut Recorder, d: &DecodeScratch) -> Result<()> {
-        let norm = Norm { weight: &self.output_norm, epsilon: self.config.epsilon };
-        matvec(rec, &self.head, d.hidden.bind(), Some(norm), Epilogue::Store, &d.logits)
+    /// Attention of the tokens whose rows are next in the main tiers, over all rows of their sequences.
+    fn attend_rows(
+        &self,
+        rec: &mut Recorder,
+        d: &DecodeScratch,
+        rows: &[DecodeRow<'_>],
+        l: usize,
+    ) -> Result<()> {
+        let most = self.gpu.tuning().attention_splits as usize;
+        let (mut tokens, mut merges) = (Vec::new(), Vec::new());
+        for (i, row) in rows.iter().enumerate() {
+            let pools: Vec<_> = row.cache.readable(l).collect();
+            let last = pools.len() - 1;
+            let live = |p: usize| pools[p].1 + usize::from(p == last);
+            let parts = |p: usize| live(p).div_ceil(PART_ROWS).min(most);
+            let (total, mut first) = ((0..=last).map(parts).sum(), 0);
+            let stores = row.window.is_some() || row.observation.is_some();
+            let (q_from, partials_from) = (i * d.q_stride, i * d.partial_stride);
+            for (p, &(rows, _)) in pools.iter().enumerate().filter(|&(p, _)| live(p) > 0) {
+                let (count, parts) = (live(p), Parts { first, splits: parts(p), total });
+                let logits_from = (stores && p == last).then_some(i * d.weights_stride);
+                tokens.push(Attend { rows, count, parts, q_from, partials_from, logits_from });
+                first += parts.splits;
+            }
+            merges.push(Merge {
+                splits: total,
+                v_rotated: row.cache.basis(l).v_rotated,
+                partials_from,
+                out_from: i * self.config.heads.q_width(),
+                lse_from: i * d.lse_stride,
+            });
+        }
+        attention_decode(rec, &d.q, self.attention_scale(), &tokens, &d.partial, &d.weights)?;
+        attention_merge(rec, &d.partial, self.config.heads, &merges, &d.attended, &d.lse)
     }
+
+    /// What a token's attention says of the rows that it read.
+    fn observe_row(
+        &self,
+        rec: &mut Recorder,
+        d: &DecodeScratch,
+        (i, row): (usize, &DecodeRow<'_>),
+        l: usize,
+    ) -> Result<()> {
+        let (heads, main) = (self.config.heads, row.cache.main(l));
+        let live = main.live + 1;
+        let lse = d.lse.view(i * d.lse_stride, heads.query);
+        if let Some(observation) = row.observation {
+            self.observe_layer(rec, &d.scores_of(i), &lse, row.cache, (l, live), observation)?;
+        }
+        if row.asks {
+            let q = d.q.view(i * d.q_stride, heads.q_width());
+            row.cache.want_pages(rec, l, &q, self.attention_scale(), &lse)?;
+        }
+        if let Some(DecodeWindow { prompt, block, first }) = row.window {
+            let window = Window { prompt: prompt as u32, block: block as u32, position: row.position as u32 };
+            let (sums, stride) = (&main.rows.book, main.rows.capacity);
+            let first = first.saturating_sub(row.cache.shared_main(l));
+            let scores = d.scores_of(i);
+            accumulate(rec, &scores, stride, &lse, heads.query, sums, stride, first, live, window)?;
+        }
+        Ok(())
+    }
+
+    /// Records the logits of the first `count` hidden rows.
+    pub fn logits(&self, rec: &mut Recorder, d: &DecodeScratch, count: usize) -> Result<()> {
+        let norm = Norm { weight: &self.output_norm, epsilon: self.config.epsilon };
+        product(rec, d, &self.head, &d.hidden, Some(norm), Epilogue::Store, &d.logits, count)
+    }
+}
+
+/// A product with the first `count` rows of `x`. Where the scratch is made for one sequence, its one row has a kernel
+/// of its own; where it is made for many, a row's result does not depend on how many there are.
+#[expect(clippy::too_many_arguments, reason = "an operation, its operands and how many rows of them")]
+fn product(
+    rec: &mut Recorder,
+    d: &DecodeScratch,
+    matrix: &Matrix,
+    x: &Tensor<f32>,
+    norm: Option<Norm<'_>>,
+    epilogue: Epilogue,
+    out: &Tensor<f32>,
+    count: usize,
+) -> Result<()> {
+    let Some(normed) = &d.normed else { return matvec(rec, matrix, x.bind(), norm, epilogue, out) };
+    let x = match norm {
+        Some(Norm { weight, epsilon }) => {
+            rms_norm(rec, x.bind(), weight, epsilon, normed, count, matrix.cols())?;
+            normed
+        }
+        None => x,
+    };
+    matmul(rec, matrix, x.bind(), count, epilogue, out)
 }

@@ -9,7 +9,7 @@
 //! expect.rs            what later queries may attend to
 //! keep.rs              where they go
 //! merge.rs             what becomes of the others, where they are merged
-//! decode.rs            one row through one layer
+//! decode.rs            a row of each of some sequences through one layer
 //! checksum.rs          what tells a model from another, and its formats
 //! refresh.rs           which rows leave while a session goes on
 //! ```
@@ -33,7 +33,7 @@ mod synthetic;
 use std::sync::Mutex;
 
 pub use config::Config;
-pub use decode::{DecodeStep, DecodeWindow};
+pub use decode::{DecodeRow, DecodeWindow};
 pub use load::Progress;
 pub use prefill::Block;
 pub use rope::{RopeConfig, Scaling};

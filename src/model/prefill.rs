@@ -10,7 +10,7 @@ use super::{DecodeScratch, Layer, Model};
 use crate::Result;
 use crate::gpu::{Class, Recorder, Tensor};
 use crate::kernels::attention_prefill::attention_prefill;
-use crate::kernels::embed::embed;
+use crate::kernels::embed::{Lookup, embed};
 use crate::kernels::kv_read::kv_read;
 use crate::kernels::kv_row::Heads;
 use crate::kernels::matmul::matmul;
@@ -109,7 +109,8 @@ impl Model {
         let positions: Vec<u32> = (0..tokens.len()).map(|i| (block.start + i) as u32).collect();
         self.gpu.write(&s.tokens, 0, tokens);
         self.gpu.write(&s.positions[0], 0, &positions);
-        embed(rec, &s.tokens, 0, &self.embedding, 1.0, &s.hidden[0], tokens.len())
+        let lookup = Lookup { tokens: &s.tokens, at: 0, count: tokens.len(), to: 0 };
+        embed(rec, &[lookup], &self.embedding, 1.0, &s.hidden[0])
     }
 
     /// Records the block's next layer. Returns how many earlier rows left it to make room.
@@ -240,10 +241,17 @@ impl Model {
         Ok(())
     }
 
-    /// Copies a finished block's last row to where the head reads it.
-    pub fn take_last_row(&self, rec: &mut Recorder, s: &PrefillScratch, block: &Block, d: &DecodeScratch) {
+    /// Copies a finished block's last row to where the head reads it: row `to` of the hidden ones.
+    pub fn take_last_row(
+        &self,
+        rec: &mut Recorder,
+        s: &PrefillScratch,
+        block: &Block,
+        d: &DecodeScratch,
+        to: usize,
+    ) {
         let (rows, width) = (last_rows(block), self.config.width);
-        rec.copy(&s.hidden[block.side], (rows - 1) * width, &d.hidden, 0, width);
+        rec.copy(&s.hidden[block.side], (rows - 1) * width, &d.hidden, to * width, width);
     }
 
     /// Records the logits of `count` rows of a finished block from row `first` on, to `out` `[count, vocab]`. At

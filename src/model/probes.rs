@@ -9,7 +9,7 @@ use super::{Block, DecodeScratch, Model, PrefillScratch};
 use crate::gpu::{Recorder, Tensor};
 use crate::kernels::kv_row::Heads;
 use crate::kv::policy::{Full, Policy};
-use crate::kv::{Cache, KvOptions, TierRows};
+use crate::kv::{Cache, KvOptions, Memory, TierRows};
 use crate::{AdapterChoice, Gpu, LoadOptions, Result};
 use common::{Arrays, golden_arrays, golden_json, max_error, model_file, u32s};
 
@@ -38,9 +38,14 @@ async fn probe(path: &Path, ids: &[u32], golden: &Arrays) -> Result<()> {
     let (config, rows) = (model.config(), ids.len());
     let Heads { query, kv, dim } = config.heads;
     let s = PrefillScratch::new(&gpu, config, rows, 0);
-    let d = DecodeScratch::new(&gpu, config, rows, false);
+    let d = DecodeScratch::new(&gpu, config, 1, 0);
     let mut rec = Recorder::new(&gpu);
-    let mut cache = Cache::new(&gpu, config.layers, config.heads, &KvOptions::full())?;
+    let mut cache = Cache::new(
+        &Memory::Own(gpu.clone()),
+        config.heads,
+        &KvOptions::full(),
+        &vec![TierRows::default(); config.layers],
+    )?;
     cache.reserve(&mut rec, &vec![TierRows::in_main(rows); config.layers]);
     let mut block = Block::new(Full.plan(rows, config.layers)?, 0, false, true, 1);
     model.begin_block(&mut rec, &s, &block, ids)?;

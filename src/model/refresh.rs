@@ -7,7 +7,7 @@ use crate::Result;
 use crate::gpu::{Recorder, Tensor};
 use crate::kernels::kv_write::Rows;
 use crate::kernels::observe::observe;
-use crate::kernels::rope_write::rope_write;
+use crate::kernels::rope_write::{Write, rope_write};
 use crate::kernels::score::{Measure, Ramp, ScoreShape, score};
 use crate::kernels::seed::seed;
 use crate::kernels::thin::{Cut, thin};
@@ -31,16 +31,17 @@ impl Model {
         Ok(cut.block - cut.keep)
     }
 
-    /// Records what the query that just attended to a layer's `live` rows adds to their sums.
+    /// Records what the query that just attended to a layer's `live` rows, with these scores, adds to their sums.
     pub(super) fn observe_layer(
         &self,
         rec: &mut Recorder,
-        d: &DecodeScratch,
+        scores: &Tensor<f32>,
+        lse: &Tensor<f32>,
         cache: &Cache,
         (l, live): (usize, usize),
         Observation { fade, weight }: Observation,
     ) -> Result<()> {
-        observe(rec, &d.weights, &d.lse, &cache.main(l).rows, live, fade, weight)
+        observe(rec, scores, lse, &cache.main(l).rows, live, fade, weight)
     }
 
     /// Records the first sums of `count` rows that a block adds to a layer's main tier, where they will be ranked
@@ -84,8 +85,9 @@ impl Model {
         let mut next = 0;
         for tier in cache.layer(l).iter().filter(|tier| tier.role != Role::Tail) {
             for entry in 0..tier.live.min(SINKS - next) {
-                let (projected, at) = (&cache.first_tokens(l)[next], skipped + next);
-                rope_write(rec, projected, at as u32, &self.rope(), &tier.rows, entry, true, q)?;
+                let (projected, position) = (&cache.first_tokens(l)[next], skipped + next);
+                let write = Write { rows: &tier.rows, entry, position, qkv_from: 0, q_from: 0 };
+                rope_write(rec, projected, &self.rope(), true, &[write], q)?;
                 next += 1;
             }
         }

@@ -4,7 +4,7 @@ use super::Config;
 use crate::gpu::{Class, Gpu, Tensor, VIEW_ALIGNMENT};
 use crate::kernels::attention_decode::partial_len;
 use crate::kernels::moments::moments_len;
-use crate::kv::MOST_TIERS;
+use crate::kv::{MOST_TIERS, Role};
 
 /// Rows that the wide intermediate activations are computed for at a time; it bounds both memory and the time
 /// of one dispatch.
@@ -134,16 +134,13 @@ impl PrefillScratch {
     }
 }
 
-/// Parts of the attention of one token over all tiers and over recalled rows, at most.
-fn most_parts(gpu: &Gpu) -> usize {
-    (MOST_TIERS + 1) * gpu.tuning().attention_splits as usize
-}
-
-/// Activations of one decode step.
+/// Activations of one decode step, with a row for each of some sequences.
 #[derive(Debug)]
 pub struct DecodeScratch {
-    /// The hidden row. `[width]`
+    /// The hidden rows. `[sequences, width]`
     pub(super) hidden: Tensor<f32>,
+    /// What a product with many rows reads, where there may be many. `[sequences, width]`
+    pub(super) normed: Option<Tensor<f32>>,
     pub(super) qkv: Tensor<f32>,
     pub(super) q: Tensor<f32>,
     pub(super) partial: Tensor<f32>,
@@ -154,37 +151,81 @@ pub struct DecodeScratch {
     pub(super) weights: Tensor<f32>,
     /// Row tables under repair, while rows leave them.
     pub(super) table: Tensor<u32>,
-    thins: bool,
+    /// Values from one sequence's row to the next, where views are cut.
+    pub(super) q_stride: usize,
+    pub(super) partial_stride: usize,
+    pub(super) lse_stride: usize,
+    pub(super) weights_stride: usize,
     /// Rows that `weights` and `table` have room for.
     pub(super) capacity: usize,
-    /// `[vocab]`
+    /// `[sequences, vocab]`
     pub(crate) logits: Tensor<f32>,
 }
 
 impl DecodeScratch {
-    /// Room for a step over at most `capacity` rows a layer; `thins` when rows leave while the session goes on.
-    pub fn new(gpu: &Gpu, config: &Config, capacity: usize, thins: bool) -> Self {
+    /// Room for a step of `sequences` sequences; where rows leave while they go on, over at most `capacity` rows a layer.
+    pub fn new(gpu: &Gpu, config: &Config, sequences: usize, capacity: usize) -> Self {
         let heads = config.heads;
-        let f = |label: &str, len: usize| gpu.tensor::<f32>(Class::Scratch, label, len);
-        let capacity = if thins { capacity } else { 0 };
+        let f = |label: &str, len: usize| gpu.tensor::<f32>(Class::Scratch, label, sequences * len);
+        let strides = Strides::new(gpu, config, sequences, capacity);
         Self {
             hidden: f("hidden", config.width),
+            normed: (sequences > 1).then(|| f("normed", config.width)),
             qkv: f("qkv", heads.qkv_width()),
-            q: f("q", heads.q_width()),
-            partial: f("partial", partial_len(heads, most_parts(gpu))),
+            q: f("q", strides.q),
+            partial: f("partial", strides.partial),
             attended: f("attended", heads.q_width()),
-            lse: f("lse", heads.query),
+            lse: f("lse", strides.lse),
             inner: f("inner", config.ffn),
-            weights: f("attention scores", heads.query * capacity),
-            thins,
+            weights: f("attention scores", strides.weights),
+            q_stride: strides.q,
+            partial_stride: strides.partial,
+            lse_stride: strides.lse,
+            weights_stride: strides.weights,
             table: gpu.tensor(Class::Scratch, "row tables", heads.kv * capacity),
             capacity,
             logits: f("logits", config.vocab),
         }
     }
 
-    /// True when pools of `capacity` rows fit.
+    /// Bytes of such a scratch, and of its largest tensor.
+    pub fn bytes(gpu: &Gpu, config: &Config, sequences: usize, capacity: usize) -> (u64, u64) {
+        let (heads, strides) = (config.heads, Strides::new(gpu, config, sequences, capacity));
+        let strided = strides.q + strides.partial + strides.lse + strides.weights;
+        let dense = 2 * config.width + heads.qkv_width() + heads.q_width() + config.ffn + config.vocab;
+        let largest = strides.partial.max(strides.weights).max(config.ffn).max(config.vocab);
+        let total = sequences * (strided + dense) + heads.kv * capacity;
+        (4 * total as u64, 4 * (sequences * largest) as u64)
+    }
+
+    /// True when rows may leave pools of `capacity` rows.
     pub fn fits(&self, capacity: usize) -> bool {
-        !self.thins || capacity <= self.capacity
+        capacity <= self.capacity
+    }
+
+    /// The scores of one sequence's token. `[query heads, rows]`
+    pub(super) fn scores_of(&self, sequence: usize) -> Tensor<f32> {
+        self.weights.view(sequence * self.weights_stride, self.weights_stride)
+    }
+}
+
+/// Values of one sequence's row, rounded up to where the next one can begin.
+struct Strides {
+    q: usize,
+    partial: usize,
+    lse: usize,
+    weights: usize,
+}
+
+impl Strides {
+    fn new(gpu: &Gpu, config: &Config, sequences: usize, capacity: usize) -> Self {
+        // Only a session alone reads shared tiers and recalled rows.
+        let pools = if sequences > 1 { Role::ALL.len() } else { MOST_TIERS + 1 };
+        let parts = pools * gpu.tuning().attention_splits as usize;
+        let heads = config.heads;
+        let [q, partial, lse, weights] =
+            [heads.q_width(), partial_len(heads, parts), heads.query, heads.query * capacity]
+                .map(|len| len.next_multiple_of(VIEW_ALIGNMENT));
+        Self { q, partial, lse, weights }
     }
 }
