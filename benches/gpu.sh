@@ -95,12 +95,12 @@ run() {
         part doctor 60 "$benben" doctor
         # Both in f16, one after the other on the same machine.
         peer llama2-13b 80
-        suite paper 120 llama2-13b --weights f16 --compare 1
+        suite paper 120 llama2-13b --weights f16 --compare 1 --step-tokens 2048
         part kernels-llama3-8b 40 "$benben" bench --synthetic llama3-8b --kernels --prompt-tokens 4096 \
             --json="$out/kernels-llama3-8b.json"
-        suite batch 100 llama3-8b --batches 1,4,16,64 --compare 2
-        suite depth 90 llama3-8b --compare 1
-        suite share 90 llama3-8b --compare 1
+        suite batch 100 llama3-8b --batches 1,4,16,64 --compare 2 --step-tokens 2048
+        suite depth 90 llama3-8b --compare 1 --step-tokens 2048
+        suite share 90 llama3-8b --compare 1 --step-tokens 2048
     fi
     rm -f "$out/.status"
 }

@@ -35,15 +35,16 @@ const ceilings = (run) =>
 
 /** A suite's cells, or those of a peer, which has no plan and no comparison. */
 function suite(run) {
-  const head = ["cache", "batch", "prompt + new", "prefill/s", "decode/s", "ms/token", "first token", "KV cache", "peak", "same tokens"];
+  const head = ["cache", "batch", "prompt + new", "prefill/s", "decode/s", "new/s", "ms/token", "first token", "KV cache", "peak", "same tokens"];
   const rows = run.cells.map((cell) => {
     const at = [cell.cache, cell.batch, `${cell.prompt_tokens} + ${cell.new_tokens}`];
-    if (cell.outcome !== "measured") return [...at, cell.reason, ...Array(6).fill("-")];
+    if (cell.outcome !== "measured") return [...at, cell.reason, ...Array(7).fill("-")];
     const same = cell.agreement;
     return [
       ...at,
       rate(cell.prefill_tokens_per_second),
       rate(cell.decode_tokens_per_second),
+      rate(cell.new_tokens_per_second),
       rate(cell.ms_per_token),
       `${seconds(cell.time_to_first_token_seconds)} s`,
       bytes(cell.kv_bytes),
@@ -54,7 +55,7 @@ function suite(run) {
   const packs = (run.packs ?? []).map(
     (pack) =>
       `\n\n${pack.batch_by_plan} sequences of ${pack.prompt_tokens} tokens under ${pack.cache} fit into the ` +
-      `${bytes(pack.bytes)} of ${pack.full_batch} under the first cache, ${pack.ran ? "and they ran" : "by plan; they were not run"}.`,
+      `${bytes(pack.bytes)} of ${pack.full_batch} under the first cache, ${pack.most_at_once == null ? "by plan; they were not run" : `and ${pack.most_at_once} ran at once`}.`,
   );
   return table(head, rows) + packs.join("");
 }

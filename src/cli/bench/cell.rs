@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use benben::plan::Plan;
-use benben::{GenerateOptions, KvReport, Model, Result, Session, SessionOptions};
+use benben::{
+    Engine, EngineOptions, EngineReport, GenerateOptions, Model, Request, Result, Session, SessionOptions,
+};
 use serde::Serialize;
 
 use super::cache::Cache;
@@ -38,7 +40,9 @@ pub struct Measured {
     pub seconds: f64,
     /// New tokens of all sequences over that time.
     pub new_tokens_per_second: f64,
-    /// Rows that live at the end, and what a full f16 cache takes.
+    /// The most sequences that were let in at once.
+    pub most_at_once: usize,
+    /// Rows that lived when they were most, and what a full f16 cache takes then.
     pub kv_bytes: u64,
     pub kv_bytes_full_f16: u64,
     /// The most that was on the device at once, weights included.
@@ -81,6 +85,8 @@ pub struct Bench {
     pub compare: usize,
     /// How long a run may take.
     pub limit: Duration,
+    /// Tokens that a step computes at most; absent, the engine's default.
+    pub step_tokens: Option<usize>,
 }
 
 /// Runs of a cell in which something was compiled count for nothing; the second one compiles nothing.
@@ -95,11 +101,11 @@ impl Bench {
         Plan::session(self.model.config(), &cache.kv, cell.prompt_tokens + cell.new_tokens)
     }
 
-    /// Runs the cell, and what of it is to be compared.
+    /// Runs the cell with its caches in `kv_memory` bytes, and alone what of it is to be compared.
     ///
     /// # Errors
     /// What the device refuses; [`benben::Error::Invalid`] when it takes too long.
-    pub async fn measure(&mut self, cell: &Cell, cache: &Cache) -> Result<Measured> {
+    pub async fn measure(&mut self, cell: &Cell, cache: &Cache, kv_memory: u64) -> Result<Measured> {
         // What ran before has compiled most of what is timed.
         let compared = self.compared(cell.batch);
         for &sequence in &compared {
@@ -107,10 +113,10 @@ impl Bench {
         }
         let gpu = self.model.gpu().clone();
         let mut runs = 0;
-        let (times, kv) = loop {
+        let (times, held) = loop {
             let compiled = gpu.counters().pipelines;
             gpu.reset_peak();
-            let run = self.together(cell, cache).await?;
+            let run = self.together(cell, cache, kv_memory).await?;
             runs += 1;
             if gpu.counters().pipelines == compiled || runs == MOST_RUNS {
                 break run;
@@ -130,8 +136,9 @@ impl Bench {
             time_to_first_token_seconds: times.first_token(),
             seconds: times.end(),
             new_tokens_per_second: (cell.batch * cell.new_tokens) as f64 / times.end(),
-            kv_bytes: kv.iter().map(|kv| kv.bytes).sum(),
-            kv_bytes_full_f16: kv.iter().map(|kv| kv.bytes_full_f16).sum(),
+            most_at_once: held.sequences,
+            kv_bytes: held.kv_bytes,
+            kv_bytes_full_f16: held.kv_bytes_full_f16,
             peak_bytes: gpu.bytes().peak,
             agreement,
         })
@@ -150,14 +157,30 @@ impl Bench {
         Ok(session)
     }
 
-    async fn together(&self, cell: &Cell, cache: &Cache) -> Result<(Timeline, Vec<KvReport>)> {
-        let sessions = (0..cell.batch).map(|sequence| self.session(cell, cache, sequence));
-        let mut sessions: Vec<Session> = sessions.collect::<Result<_>>()?;
-        let options = greedy(cell);
-        let answers =
-            sessions.iter_mut().map(|session| session.generate(&options)).collect::<Result<Vec<_>>>()?;
-        let times = drive(answers, self.limit, |_| ()).await?;
-        Ok((times, sessions.iter().map(Session::kv).collect()))
+    async fn together(&self, cell: &Cell, cache: &Cache, kv_memory: u64) -> Result<(Timeline, EngineReport)> {
+        let context = Some(cell.prompt_tokens + cell.new_tokens);
+        let options = EngineOptions {
+            max_sequences: cell.batch,
+            context,
+            memory: Some(kv_memory),
+            step_tokens: self.step_tokens.unwrap_or(EngineOptions::default().step_tokens),
+        };
+        let engine = Engine::new(&self.model, &options)?;
+        let submit = |sequence| {
+            let prompt = prompt(sequence, cell.prompt_tokens, self.model.config().vocab);
+            engine.submit(Request { prompt, kv: cache.kv.clone(), generate: greedy(cell) })
+        };
+        let answers = (0..cell.batch).map(submit).collect::<Result<Vec<_>>>()?;
+        let (mut fullest, mut sequences) = (EngineReport::default(), 0);
+        let times = drive(answers, self.limit, || {
+            let now = engine.report();
+            sequences = sequences.max(now.sequences);
+            if now.kv_bytes > fullest.kv_bytes {
+                fullest = now;
+            }
+        });
+        let times = times.await?;
+        Ok((times, EngineReport { sequences, ..fullest }))
     }
 
     /// The tokens of a sequence that runs alone.
@@ -167,7 +190,7 @@ impl Bench {
             return Ok(tokens.clone());
         }
         let mut session = self.session(cell, cache, sequence)?;
-        let times = drive(vec![session.generate(&greedy(cell))?], self.limit, |_| ()).await?;
+        let times = drive(vec![session.generate(&greedy(cell))?], self.limit, || ()).await?;
         let tokens = times.tokens(0);
         self.alone.0.insert(key, tokens.clone());
         Ok(tokens)

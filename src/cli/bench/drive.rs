@@ -1,7 +1,9 @@
 //! Answers side by side, and when their tokens came.
 
 use std::pin::Pin;
-use std::task::Poll;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use benben::{Error, Result};
@@ -16,15 +18,24 @@ pub struct Timeline {
     pub sequences: Vec<Vec<(u32, f64)>>,
 }
 
-/// Polls all answers in turn until all have ended, and calls `seen` after every round of them.
+/// Hears that somebody was woken, and wakes the task too.
+struct Bell {
+    rung: AtomicBool,
+    task: Waker,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.rung.store(true, Relaxed);
+        self.task.wake_by_ref();
+    }
+}
+
+/// Polls all answers until all have ended, and calls `seen` after every round of them.
 ///
 /// # Errors
 /// What an answer fails with; [`Error::Invalid`] when they take longer than `limit`.
-pub async fn drive<S>(
-    answers: Vec<S>,
-    limit: Duration,
-    mut seen: impl FnMut(&[Option<S>]),
-) -> Result<Timeline>
+pub async fn drive<S>(answers: Vec<S>, limit: Duration, mut seen: impl FnMut()) -> Result<Timeline>
 where
     S: Stream<Item = Result<u32>> + Unpin,
 {
@@ -32,27 +43,33 @@ where
     let mut sequences = vec![Vec::new(); answers.len()];
     let mut answers: Vec<Option<S>> = answers.into_iter().map(Some).collect();
     std::future::poll_fn(|cx| {
+        let bell = Arc::new(Bell { rung: AtomicBool::new(false), task: cx.waker().clone() });
+        let waker = Waker::from(bell.clone());
         loop {
-            let mut came = false;
-            for (answer, tokens) in answers.iter_mut().zip(&mut sequences) {
-                let Some(stream) = answer else { continue };
-                match Pin::new(stream).poll_next(cx) {
-                    Poll::Ready(Some(Ok(id))) => tokens.push((id, started.elapsed().as_secs_f64())),
-                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
-                    Poll::Ready(None) => *answer = None,
-                    Poll::Pending => continue,
-                }
-                came = true;
-            }
-            seen(&answers);
-            if answers.iter().all(Option::is_none) {
-                return Poll::Ready(Ok(()));
-            }
             if started.elapsed() > limit {
                 let reason = format!("it was not done after {:.0} s", limit.as_secs_f64());
                 return Poll::Ready(Err(Error::Invalid(reason)));
             }
-            if !came {
+            for (answer, tokens) in answers.iter_mut().zip(&mut sequences) {
+                while let Some(stream) = answer {
+                    match Pin::new(stream).poll_next(&mut Context::from_waker(&waker)) {
+                        Poll::Ready(Some(Ok(id))) => tokens.push((id, started.elapsed().as_secs_f64())),
+                        Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                        Poll::Ready(None) => *answer = None,
+                        Poll::Pending => break,
+                    }
+                }
+                // An answer that waits may have brought tokens for the others: they are taken before anything else
+                // is driven on, or they would seem to come late.
+                if bell.rung.load(Relaxed) {
+                    break;
+                }
+            }
+            seen();
+            if answers.iter().all(Option::is_none) {
+                return Poll::Ready(Ok(()));
+            }
+            if !bell.rung.swap(false, Relaxed) {
                 return Poll::Pending;
             }
         }
@@ -127,15 +144,15 @@ mod tests {
     fn answers_are_gathered_until_they_end() {
         let answer = |ids: &[u32]| stream::iter(ids.iter().map(|&id| Ok(id)).collect::<Vec<_>>());
         let mut rounds = 0;
-        let driven = drive(vec![answer(&[1, 2, 3]), answer(&[4])], Duration::from_secs(60), |_| rounds += 1);
+        let driven = drive(vec![answer(&[1, 2, 3]), answer(&[4])], Duration::from_secs(60), || rounds += 1);
         let times = pollster::block_on(driven).unwrap();
         assert_eq!([times.tokens(0), times.tokens(1)], [vec![1, 2, 3], vec![4]]);
         assert!(rounds > 0);
-        let never = drive(vec![stream::repeat_with(|| Ok(1))], Duration::ZERO, |_| ());
+        let never = drive(vec![stream::pending::<Result<u32>>()], Duration::ZERO, || ());
         assert!(pollster::block_on(never).unwrap_err().to_string().contains("not done after 0 s"));
         let broken = vec![stream::iter([Err(Error::Invalid("broken".to_owned()))])];
         assert_eq!(
-            pollster::block_on(drive(broken, Duration::MAX, |_| ())).unwrap_err().to_string(),
+            pollster::block_on(drive(broken, Duration::MAX, || ())).unwrap_err().to_string(),
             "broken"
         );
     }

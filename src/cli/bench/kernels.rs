@@ -1,14 +1,14 @@
 //! `benben bench --kernels`: each hot kernel alone, on the model's own matrices and heads, beside the ceiling that is
 //! nearer to it.
 //!
-//! Products of one row run over all layers in turn, as in a step of decode: a single small matrix would stay in the
-//! device's caches. Products of many rows reuse what they read anyway.
+//! Products of a decode step run over all layers in turn, as the step does: a single small matrix would stay in the
+//! device's caches. Those of a prompt reuse what they read anyway.
 
 use std::fmt;
 
 use benben::gpu::{Class, Recorder, Tensor};
-use benben::kernels::attention_decode::{Parts, attention_decode, partial_len};
-use benben::kernels::attention_merge::attention_merge;
+use benben::kernels::attention_decode::{Attend, Parts, attention_decode, partial_len};
+use benben::kernels::attention_merge::{Merge, attention_merge};
 use benben::kernels::attention_prefill::attention_prefill;
 use benben::kernels::check::Noise;
 use benben::kernels::kv_row::{Basis, KvRows};
@@ -26,6 +26,8 @@ use crate::cli::report::Table;
 
 /// Rows of a chunk of a prompt.
 const CHUNK: usize = 512;
+/// Sequences of a batch that is decoded.
+const MANY: usize = 16;
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
@@ -74,13 +76,15 @@ pub async fn run(args: &BenchArgs) -> Outcome {
         kernels: Vec::new(),
     };
     let mut bench = Bench { gpu, model: &model, report };
-    bench.products_of_one_row().await?;
+    for sequences in [1, MANY] {
+        bench.decode_products(sequences).await?;
+    }
     for format in [Format::F16, Format::both(KvBits::Four)] {
         if format == Format::F16 || model.config().heads.dim.is_multiple_of(32) {
             bench.decode_attention(args.prompt_tokens, format).await?;
         }
     }
-    bench.products_of_many_rows().await?;
+    bench.prefill_products().await?;
     bench.prefill_attention(args.prompt_tokens).await?;
     args.write(&bench.report)
 }
@@ -102,7 +106,8 @@ impl Bench<'_> {
         self.gpu.tensor_with(Class::Scratch, "activations", &Noise::new(1).values(len))
     }
 
-    async fn products_of_one_row(&mut self) -> Result<()> {
+    /// A decode step's products for `count` sequences, in all layers.
+    async fn decode_products(&mut self, count: usize) -> Result<()> {
         let (model, layers) = (self.model, self.model.config().layers);
         let of = |i: usize| (0..layers).map(|layer| model.matrices(layer)[i]).collect();
         let products: [(&str, Vec<&Matrix>, bool, Epilogue); 5] = [
@@ -114,14 +119,17 @@ impl Bench<'_> {
         ];
         for (name, matrices, normed, epilogue) in products {
             let (rows, cols) = (matrices[0].rows(), matrices[0].cols());
-            let (x, weight) = (self.tensor(cols), self.tensor(cols));
-            let out = self.tensor(epilogue.outputs(rows));
+            let (x, weight) = (self.tensor(count * cols), self.tensor(cols));
+            let out = self.tensor(count * epilogue.outputs(rows));
             let norm = normed.then_some(Norm { weight: &weight, epsilon: 1e-5 });
-            let flop = matrices.iter().map(|m| 2 * (m.rows() * m.cols()) as u64).sum();
+            let flop = matrices.iter().map(|m| 2 * (count * m.rows() * m.cols()) as u64).sum();
             let work = Work { bytes: matrices.iter().map(|m| m.bytes()).sum(), flop };
-            let name = format!("decode {name}, {} x {rows} x {cols}", matrices.len());
+            let name = format!("decode {name}, {} x {count} x {rows} x {cols}", matrices.len());
             self.time(name, work, |rec| {
-                matrices.iter().try_for_each(|matrix| matvec(rec, matrix, x.bind(), norm, epilogue, &out))
+                matrices.iter().try_for_each(|matrix| match count {
+                    1 => matvec(rec, matrix, x.bind(), norm, epilogue, &out),
+                    _ => matmul(rec, matrix, x.bind(), count, epilogue, &out),
+                })
             })
             .await?;
         }
@@ -137,6 +145,8 @@ impl Bench<'_> {
         let pools = (0..layers).map(pool).collect::<Result<Vec<_>>>()?;
         let splits = self.gpu.tuning().attention_splits as usize;
         let parts = Parts { first: 0, splits, total: splits };
+        let (v_rotated, partials_from, out_from, lse_from) = (basis.v_rotated, 0, 0, 0);
+        let merge = Merge { splits, v_rotated, partials_from, out_from, lse_from };
         let (q, out) = (self.tensor(heads.q_width()), self.tensor(heads.q_width()));
         let (partial, lse) = (self.tensor(partial_len(heads, splits)), self.tensor(heads.query));
         let logits = self.tensor(0);
@@ -146,15 +156,16 @@ impl Bench<'_> {
         let name = format!("decode attention, {layers} x {count} rows of {} bits", format.k.bits());
         self.time(name, work, |rec| {
             pools.iter().try_for_each(|rows| {
-                attention_decode(rec, &q, rows, count, 1.0, &partial, parts, &logits, false)?;
-                attention_merge(rec, &partial, heads, splits, basis.v_rotated, &out, &lse)
+                let token = Attend { rows, count, parts, q_from: 0, partials_from: 0, logits_from: None };
+                attention_decode(rec, &q, 1.0, &[token], &partial, &logits)?;
+                attention_merge(rec, &partial, heads, &[merge], &out, &lse)
             })
         })
         .await
     }
 
     /// Products of a chunk of a prompt, in the first layer.
-    async fn products_of_many_rows(&mut self) -> Result<()> {
+    async fn prefill_products(&mut self) -> Result<()> {
         let [qkv, output, gate_up, down] = self.model.matrices(0);
         for (name, matrix, epilogue) in [
             ("qkv", qkv, Epilogue::Store),

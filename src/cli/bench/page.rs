@@ -76,6 +76,7 @@ struct Shown {
     cell: Cell,
     prefill: Bar,
     decode: Bar,
+    new_rate: String,
     ms: String,
     first: String,
     kv: Bar,
@@ -103,6 +104,7 @@ impl Shown {
             cell: row.cell.clone(),
             prefill: bar(|m| rate(Some(m.prefill_tokens_per_second)), |m| m.prefill_tokens_per_second),
             decode: bar(|m| rate(m.decode_tokens_per_second), |m| m.decode_tokens_per_second.unwrap_or(0.0)),
+            new_rate: text(|m| rate(Some(m.new_tokens_per_second))),
             ms: text(|m| rate(m.ms_per_token)),
             first: text(|m| format!("{:.2} s", m.time_to_first_token_seconds)),
             kv: bar(|m| bytes(m.kv_bytes), |m| m.kv_bytes as f64),
@@ -123,7 +125,7 @@ fn plots(summary: &Summary, lines: &Lines) -> Vec<Plot> {
         ("Seconds to the first token", "The median over the sequences; lower is better.", |m| {
             Some(m.time_to_first_token_seconds)
         }),
-        ("KV cache in MB", "Live rows of all sequences at the end; lower is better.", |m| {
+        ("KV cache in MB", "Live rows of all sequences when they were most; lower is better.", |m| {
             Some(m.kv_bytes as f64 / 1e6)
         }),
     ];
@@ -167,6 +169,7 @@ mod tests {
             time_to_first_token_seconds: 2.5,
             seconds: 9.0,
             new_tokens_per_second: 7.0,
+            most_at_once: batch,
             kv_bytes: (1_000_000 * batch) as u64,
             kv_bytes_full_f16: (5_000_000 * batch) as u64,
             peak_bytes: 90_000_000,
@@ -204,7 +207,7 @@ mod tests {
             full_batch: 4,
             bytes: 20_000_000,
             batch_by_plan: 33,
-            ran: false,
+            most_at_once: None,
         });
         let page = document(&summary).unwrap();
         assert!(page.contains("&lt;Tiny&gt; &amp; model") && page.contains("no room for &lt;it&gt;"));

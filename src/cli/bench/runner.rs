@@ -7,7 +7,7 @@ use benben::plan::Limits;
 
 use super::cache::Cache;
 use super::cell::{Alone, Bench, Cell};
-use super::suite::{Grid, Suite};
+use super::suite::{Grid, Suite, SuiteArgs};
 use super::summary::{Outcome as CellOutcome, Pack, Row, Summary};
 use super::{BenchArgs, page, save, save_json};
 use crate::cli::Outcome;
@@ -27,7 +27,7 @@ pub async fn run(args: &BenchArgs, suite: Suite) -> Outcome {
     for &prompt_tokens in &grid.prompts {
         for cache in &grid.caches {
             for &batch in &grid.batches {
-                runner.cell(batch, prompt_tokens, grid.answer, cache).await?;
+                runner.cell((batch, prompt_tokens, grid.answer), cache, None).await?;
             }
         }
         if grid.pack {
@@ -55,31 +55,33 @@ impl<'a> Runner<'a> {
             packs: Vec::new(),
         };
         let limit = Duration::from_secs(args.suite.cell_seconds as u64);
-        let bench = Bench { model, alone: Alone::default(), compare: args.suite.compare, limit };
+        let SuiteArgs { compare, step_tokens, .. } = args.suite;
+        let bench = Bench { model, alone: Alone::default(), compare, limit, step_tokens };
         Ok(Self { args, bench, summary })
     }
 
-    /// Measures a cell, and saves the report with it: whoever stops the program keeps what was measured.
+    /// Measures a cell, and saves the report with it: whoever stops the program keeps what was measured. The caches
+    /// get `kv_memory` bytes, or all that there is room for.
     async fn cell(
         &mut self,
-        batch: usize,
-        prompt_tokens: usize,
-        new_tokens: usize,
+        (batch, prompt_tokens, new_tokens): (usize, usize, usize),
         cache: &Cache,
+        kv_memory: Option<u64>,
     ) -> Outcome {
         let cell = Cell { batch, prompt_tokens, new_tokens, cache: cache.name.clone() };
         note(&format!("{} x {prompt_tokens} tokens and {new_tokens} new, {}", cell.batch, cell.cache));
         let plan_kv_bytes = self.bench.plan(&cell, cache).map_or(0, |plan| plan.kv * batch as u64);
-        let outcome = self.outcome(&cell, cache).await?;
+        let outcome = self.outcome(&cell, cache, kv_memory).await?;
         self.summary.cells.push(Row { cell, plan_kv_bytes, outcome });
         self.save()
     }
 
-    async fn outcome(&mut self, cell: &Cell, cache: &Cache) -> Outcome<CellOutcome> {
-        if let Err(reason) = self.room(cell, cache) {
-            return Ok(CellOutcome::DoesNotFit { reason });
-        }
-        let failure = match self.bench.measure(cell, cache).await {
+    async fn outcome(&mut self, cell: &Cell, cache: &Cache, kv_memory: Option<u64>) -> Outcome<CellOutcome> {
+        let room = match self.room(cell, cache) {
+            Ok(room) => room,
+            Err(reason) => return Ok(CellOutcome::DoesNotFit { reason }),
+        };
+        let failure = match self.bench.measure(cell, cache, kv_memory.unwrap_or(room)).await {
             Ok(measured) => return Ok(CellOutcome::Measured(measured)),
             Err(error) => error,
         };
@@ -90,8 +92,8 @@ impl<'a> Runner<'a> {
         Ok(CellOutcome::Failed { reason: failure.to_string() })
     }
 
-    /// Whether the plan has room for all of the cell's sequences.
-    fn room(&self, cell: &Cell, cache: &Cache) -> Result<(), String> {
+    /// The bytes that the plan has room for in caches; all of the cell's sequences must fit.
+    fn room(&self, cell: &Cell, cache: &Cache) -> Result<u64, String> {
         let limits = self.args.load.limits(self.bench.model.gpu());
         let plan = self.bench.plan(cell, cache).map_err(|error| error.to_string())?;
         plan.check(&Limits { memory: None, ..limits }).map_err(|error| error.to_string())?;
@@ -104,7 +106,7 @@ impl<'a> Runner<'a> {
                 bytes(plan.scratch),
                 bytes(memory)
             )),
-            _ => Ok(()),
+            memory => Ok(memory.unwrap_or(u64::MAX).saturating_sub(plan.scratch)),
         }
     }
 
@@ -128,11 +130,20 @@ impl<'a> Runner<'a> {
             let in_time =
                 seconds * batch_by_plan as f64 / full_batch as f64 <= self.bench.limit.as_secs_f64();
             if in_time {
-                self.cell(batch_by_plan, prompt_tokens, grid.answer, cache).await?;
+                let work = (batch_by_plan, prompt_tokens, grid.answer);
+                self.cell(work, cache, Some(full.plan_kv_bytes)).await?;
             }
-            let ran = in_time && self.summary.cells.last().is_some_and(|row| row.measured().is_some());
+            let last = self.summary.cells.last().filter(|_| in_time);
+            let most_at_once = last.and_then(Row::measured).map(|measured| measured.most_at_once);
             let (bytes, cache) = (full.plan_kv_bytes, cache.name.clone());
-            self.summary.packs.push(Pack { cache, prompt_tokens, full_batch, bytes, batch_by_plan, ran });
+            self.summary.packs.push(Pack {
+                cache,
+                prompt_tokens,
+                full_batch,
+                bytes,
+                batch_by_plan,
+                most_at_once,
+            });
         }
         self.save()
     }

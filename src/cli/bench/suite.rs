@@ -40,6 +40,9 @@ pub struct SuiteArgs {
     /// Sequences of a cell whose tokens are compared with those of the sequence alone
     #[arg(long, value_name = "N", default_value = "4", value_parser = count, requires = "suite")]
     pub compare: usize,
+    /// Tokens of prompts and answers that one step computes at most [default: the engine's]
+    #[arg(long, value_name = "N", value_parser = count, requires = "suite")]
+    pub step_tokens: Option<usize>,
     /// Leave a cell after so many seconds
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = count, requires = "suite")]
     pub cell_seconds: usize,

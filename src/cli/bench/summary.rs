@@ -60,8 +60,8 @@ pub struct Pack {
     pub bytes: u64,
     /// Sequences under this cache that the plan gives room in them.
     pub batch_by_plan: usize,
-    /// Whether as many ran side by side.
-    pub ran: bool,
+    /// As many were submitted to an engine with those bytes; the most that it decoded at once. Absent, they were not.
+    pub most_at_once: Option<usize>,
 }
 
 impl Row {
@@ -110,6 +110,7 @@ impl fmt::Display for Summary {
             "new",
             "prefill/s",
             "decode/s",
+            "new/s",
             "ms/token",
             "first s",
             "KV",
@@ -121,10 +122,11 @@ impl fmt::Display for Summary {
             let at = [cache.clone(), batch.to_string(), prompt_tokens.to_string(), new_tokens.to_string()];
             let [cache, batch, prompt, new] = at;
             let dash = || "-".to_owned();
-            let cells = row.measured().map_or([(); 7].map(|()| dash()), |m| {
+            let cells = row.measured().map_or([(); 8].map(|()| dash()), |m| {
                 [
                     rate(Some(m.prefill_tokens_per_second)),
                     rate(m.decode_tokens_per_second),
+                    rate(Some(m.new_tokens_per_second)),
                     rate(m.ms_per_token),
                     format!("{:.2}", m.time_to_first_token_seconds),
                     bytes(m.kv_bytes),
@@ -132,8 +134,8 @@ impl fmt::Display for Summary {
                     m.agrees(),
                 ]
             });
-            let [prefill, decode, ms, first, kv, peak, same] = cells;
-            table.row([cache, batch, prompt, new, prefill, decode, ms, first, kv, peak, same]);
+            let [prefill, decode, new_rate, ms, first, kv, peak, same] = cells;
+            table.row([cache, batch, prompt, new, prefill, decode, new_rate, ms, first, kv, peak, same]);
         }
         write!(f, "{table}")?;
         for row in &self.cells {
@@ -152,7 +154,10 @@ impl fmt::Display for Summary {
 impl fmt::Display for Pack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { cache, prompt_tokens, full_batch, batch_by_plan, .. } = self;
-        let ran = if self.ran { "and they ran" } else { "by plan; they were not run" };
+        let ran = match self.most_at_once {
+            Some(most) => format!("and {most} ran at once"),
+            None => "by plan; they were not run".to_owned(),
+        };
         let taken = bytes(self.bytes);
         write!(
             f,
