@@ -53,6 +53,7 @@ pub mod seed;
 pub mod select;
 mod team;
 pub mod thin;
+pub mod tune;
 
 use crate::gpu::ShaderKey;
 
