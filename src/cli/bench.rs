@@ -129,7 +129,7 @@ async fn model(args: &BenchArgs, kv: &KvOptions) -> Result<Arc<Model>> {
             let gpu = args.load.device.open().await?;
             Model::synthetic(&gpu, &preset, args.load.weights.format().unwrap_or(RowFormat::Q4)).await
         }
-        (None, Some(path)) => args.load.load(path, kv).await,
+        (None, Some(path)) => args.load.load(path, kv, None).await,
         (None, None) => Err(Error::Invalid("give a model, or a shape with --synthetic".to_owned())),
     }
 }
