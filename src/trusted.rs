@@ -13,6 +13,14 @@ pub(crate) fn shader_module(
     unsafe { device.create_shader_module_trusted(text, wgpu::ShaderRuntimeChecks::unchecked()) }
 }
 
+/// A pipeline cache that begins with `data`, which a cache of the same adapter and driver gave out.
+pub(crate) fn pipeline_cache(device: &wgpu::Device, data: Option<&[u8]>) -> wgpu::PipelineCache {
+    let descriptor = wgpu::PipelineCacheDescriptor { label: Some("pipelines"), data, fallback: true };
+    // SAFETY: `gpu/pipeline_cache.rs` hands on only what it wrote for the adapter and driver, in a file that nobody else
+    // may write; wgpu compares its own header, and the driver the one behind it.
+    unsafe { device.create_pipeline_cache(&descriptor) }
+}
+
 /// Maps a file into memory, read only.
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn map_file(file: &std::fs::File) -> std::io::Result<memmap2::Mmap> {

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use benben::gpu::cache_folder;
 use benben::plan::{Limits, Plan};
 use benben::weights::ModelFile;
 use benben::{
@@ -23,8 +24,13 @@ pub struct DeviceArgs {
 }
 
 impl DeviceArgs {
+    /// The device, with what earlier runs of the program found out about it.
     pub async fn open(&self) -> Result<Gpu> {
-        Gpu::open(&self.adapter.clone().unwrap_or_default()).await
+        let choice = self.adapter.clone().unwrap_or_default();
+        match cache_folder() {
+            Some(folder) => Gpu::open_remembering(&choice, &folder).await,
+            None => Gpu::open(&choice).await,
+        }
     }
 }
 
@@ -65,8 +71,9 @@ pub struct LoadArgs {
 }
 
 impl LoadArgs {
-    /// Opens the file and the device and loads the one onto the other, with a progress bar on a terminal.
-    pub async fn load(&self, path: &Path, kv: &KvOptions) -> Result<Arc<Model>> {
+    /// Opens the file and the device and loads the one onto the other, with a progress bar on a terminal; what a first
+    /// prompt of `prompt` tokens runs is compiled meanwhile.
+    pub async fn load(&self, path: &Path, kv: &KvOptions, prompt: Option<usize>) -> Result<Arc<Model>> {
         let file = ModelFile::open(path)?;
         let gpu = self.device.open().await?;
         let options = LoadOptions {
@@ -74,6 +81,7 @@ impl LoadArgs {
             memory: self.memory,
             kv: kv.clone(),
             context: self.context,
+            prompt,
         };
         let bar = bar("loading {bar:30} {bytes} of {total_bytes}");
         let model = Model::from_file(&gpu, &file, &options, |progress| {

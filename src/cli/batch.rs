@@ -72,7 +72,7 @@ pub async fn run(args: &BatchArgs) -> Outcome {
         report::note(&format!("all {done} answers are in {} already", args.out.display()));
         return Ok(());
     }
-    let model = args.load.load(&args.model, &args.kv.options()?).await?;
+    let model = args.load.load(&args.model, &args.kv.options()?, None).await?;
     let mut batch = Batch::new(args, &model, &prompts[done..])?;
 
     let progress = bar("{pos} of {len} answers {bar:30} {eta} left");

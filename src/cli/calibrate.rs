@@ -48,7 +48,7 @@ pub struct CalibrateArgs {
 pub async fn run(args: &CalibrateArgs) -> Outcome {
     let texts = args.text.iter().map(|path| read(path)).collect::<Result<Vec<_>>>()?;
     let output = args.output.clone().unwrap_or_else(|| profile_path(&args.model));
-    let model = args.load.load(&args.model, &KvOptions::full()).await?;
+    let model = args.load.load(&args.model, &KvOptions::full(), None).await?;
     let mut windows = Vec::new();
     for (path, text) in args.text.iter().zip(texts) {
         windows.extend(args.windows(&model, path, &text)?);

@@ -20,6 +20,9 @@ use super::{Failure, Outcome};
 /// Tokens of a conversation unless `--context` says otherwise; what a model was trained for may not fit.
 const CONTEXT: usize = 4096;
 
+/// Tokens of a short first message, for which kernels are compiled ahead.
+const FIRST_TURN: usize = 32;
+
 /// Bytes of rows that are kept for conversations after a reset.
 const KEPT: u64 = 256 << 20;
 
@@ -47,7 +50,7 @@ pub struct ChatArgs {
 pub async fn run(args: &ChatArgs) -> Outcome {
     let kv = args.kv.options()?;
     args.save.as_deref().map_or(Ok(()), has_folder)?;
-    let model = args.load.load(&args.model, &kv).await?;
+    let model = args.load.load(&args.model, &kv, Some(FIRST_TURN)).await?;
     if !model.text().has_template() {
         let message = "the model has no chat template, so it cannot chat; use `benben run --raw`";
         return Err(Error::Invalid(message.to_owned()).into());

@@ -2,9 +2,12 @@
 //!
 //! Its output is meant to be pasted into a bug report.
 
+use std::path::Path;
+
 use benben::Gpu;
-use benben::gpu::{AdapterSummary, adapters};
+use benben::gpu::{AdapterSummary, Family, Tuning, TuningSource, adapters, cache_folder};
 use benben::kernels::check::{self, Check};
+use benben::kernels::tune::{Trial, Tuned, tune};
 use serde_json::{Value, json};
 
 use super::args::DeviceArgs;
@@ -16,6 +19,9 @@ use super::{Failure, Outcome};
 pub struct DoctorArgs {
     #[command(flatten)]
     device: DeviceArgs,
+    /// Measure which kernels suit the adapter best, and keep that for later runs
+    #[arg(long)]
+    tune: bool,
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -26,7 +32,14 @@ pub async fn run(args: &DoctorArgs) -> Outcome {
     let text = |text: String| if args.json { Ok(()) } else { report::say(&text) };
     text(overview(&found))?;
 
-    let gpu = args.device.open().await?;
+    let mut gpu = args.device.open().await?;
+    if args.tune {
+        let tuned = tune(&gpu).await?;
+        gpu = gpu.with_tuning(tuned.tuning);
+        text(format!("\nmeasured on {}\n{}", gpu.describe(), trial_lines(&tuned)))?;
+        keep(&mut gpu, cache_folder().as_deref())?;
+    }
+    text(format!("\ntuning\n  {}, {}\n", tuning(gpu.tuning()), source(&gpu)))?;
     let checks = check::all(&gpu).await?;
     gpu.check()?;
     text(format!("\nkernels on {}\n{}", gpu.describe(), check_lines(&checks)))?;
@@ -41,6 +54,42 @@ pub async fn run(args: &DoctorArgs) -> Outcome {
         return Err(Failure::Checks { failed, total: checks.len(), adapter: gpu.describe() });
     }
     Ok(())
+}
+
+/// Keeps the tuning of `gpu` in `folder`.
+fn keep(gpu: &mut Gpu, folder: Option<&Path>) -> Outcome {
+    let Some(folder) = folder else {
+        report::note("not kept: there is no cache folder, because neither BENBEN_CACHE nor HOME is set");
+        return Ok(());
+    };
+    let saved = gpu.keep_tuning(folder);
+    saved.map(drop).map_err(|error| Failure::Save { path: folder.display().to_string(), error })
+}
+
+fn tuning(tuning: Tuning) -> String {
+    let family = match tuning.family {
+        Family::Lanes => "kernels for software adapters",
+        Family::Groups => "kernels for real GPUs",
+    };
+    let subgroups = if tuning.subgroups { "with" } else { "without" };
+    format!("{family}, {subgroups} subgroups, decode attention in up to {} parts", tuning.attention_splits)
+}
+
+fn source(gpu: &Gpu) -> &'static str {
+    match gpu.tuning_source() {
+        TuningSource::Adapter => "by the kind of the adapter",
+        TuningSource::Measured => "as measured on it",
+        TuningSource::Caller => "as asked for",
+    }
+}
+
+fn trial_lines(tuned: &Tuned) -> String {
+    let line =
+        |trial: &Trial| format!("  {:>9.3} ms  {}\n", 1e3 * trial.best.as_secs_f64(), tuning(trial.tuning));
+    let lines = |trials: &[Trial]| trials.iter().map(line).collect::<String>();
+    let products = lines(&tuned.subgroups);
+    let products = if products.is_empty() { products } else { format!("  matrix products\n{products}") };
+    format!("{products}  decode attention\n{}", lines(&tuned.attention_splits))
 }
 
 fn overview(found: &[AdapterSummary]) -> String {
@@ -119,6 +168,12 @@ fn json_report(
         "version": env!("CARGO_PKG_VERSION"),
         "adapters": found.iter().map(adapter).collect::<Vec<_>>(),
         "adapter": gpu.describe(),
+        "tuning": {
+            "family": format!("{:?}", gpu.tuning().family).to_lowercase(),
+            "subgroups": gpu.tuning().subgroups,
+            "attention_splits": gpu.tuning().attention_splits,
+            "source": format!("{:?}", gpu.tuning_source()).to_lowercase(),
+        },
         "checks": checks.iter().map(check).collect::<Vec<_>>(),
         "passed": checks.iter().all(Check::passed),
         "copy_gb_per_second": ceilings.copy_gb_per_second,

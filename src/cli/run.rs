@@ -11,6 +11,9 @@ use super::args::{AnswerArgs, LoadArgs};
 use super::kv_args::{KvArgs, KvLabel};
 use super::report;
 
+/// Of a prompt whose tokens are not known before the model is there.
+const BYTES_PER_TOKEN: usize = 4;
+
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
     /// A GGUF file, or a directory with safetensors
@@ -101,7 +104,7 @@ struct Report<'a> {
 pub async fn run(args: &RunArgs) -> Outcome {
     let text = args.prompt.read()?;
     let kv = args.kv.options()?;
-    let model = args.load.load(&args.model, &kv).await?;
+    let model = args.load.load(&args.model, &kv, Some(text.len() / BYTES_PER_TOKEN)).await?;
     let prompt = args.prompt.tokens(text, &model)?;
     let context = (prompt.len() + args.answer.max_tokens).min(model.config().context);
     let mut session = args.load.session(&model, &kv, context)?;

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use super::session::{Session, SessionOptions};
 use crate::gpu::Gpu;
 use crate::kernels::matrix::RowFormat;
+use crate::kernels::sample::Sampling;
 use crate::kv::KvOptions;
 use crate::model::{Config, Loader, Model, Progress};
 use crate::plan::{Limits, Plan};
@@ -22,6 +24,9 @@ pub struct LoadOptions {
     pub kv: KvOptions,
     /// The context of the first session, for the plan; absent, a small one.
     pub context: Option<usize>,
+    /// Tokens of the first prompt, about: what it and its answer run is compiled while the weights go to the device.
+    /// Absent, everything is compiled when it first runs.
+    pub prompt: Option<usize>,
 }
 
 /// The context that is planned for when the caller names none.
@@ -33,10 +38,14 @@ impl LoadOptions {
     /// # Errors
     /// [`Error::DoesNotFit`] if that is more than there is; [`Error::Invalid`] for a context that cannot be.
     pub fn plan(&self, gpu: &Gpu, file: &ModelFile, config: &Config) -> Result<Plan> {
-        let context = self.context.unwrap_or(SMALL_CONTEXT.min(config.context));
+        let context = self.context(config);
         let plan = Plan::new(file, config, self.weights, &self.kv, context)?;
         plan.check(&Limits::of(gpu, self.memory))?;
         Ok(plan)
+    }
+
+    fn context(&self, config: &Config) -> usize {
+        self.context.unwrap_or(SMALL_CONTEXT.min(config.context))
     }
 }
 
@@ -68,12 +77,37 @@ impl Model {
         let config = Config::read(file).await?;
         options.plan(gpu, file, &config)?;
         let text = read_text(file)?;
+        if let Some(prompt) = options.prompt {
+            let stand_in = Self::stand_in(gpu, file, &config, options.weights).await?;
+            compile_for(&stand_in, options, prompt)?;
+        }
         let model = Loader::new(gpu, file, &config, options.weights, progress).load(text).await?;
         crate::gpu::Recorder::new(gpu).submit_timed().done().await?;
         gpu.check()?;
         Ok(Arc::new(model))
     }
 }
+
+/// Prompt tokens beyond which no policy runs other kernels.
+const LONG_PROMPT: usize = 128;
+
+/// Has everything compiled that a first prompt of `prompt` tokens and the steps after it run: they are recorded on a
+/// stand-in of the model, so that no list of kernels can be out of date, and then dropped.
+fn compile_for(stand_in: &Arc<Model>, options: &LoadOptions, prompt: usize) -> Result<()> {
+    let context = options.context(stand_in.config());
+    let prompt = prompt.min(LONG_PROMPT).min(context.saturating_sub(STEPS)).max(1);
+    let options = SessionOptions { kv: options.kv.clone(), context: Some(context) };
+    let mut session = Session::new(stand_in, &options)?;
+    session.append(&vec![0; prompt])?;
+    let mut course = session.seq.begin(&mut session.desk, STEPS)?;
+    for _ in 0..STEPS {
+        while session.advance(&mut course, &Sampling::default())?.is_none() {}
+    }
+    Ok(())
+}
+
+/// Tokens of the recorded answer: the prompt's own and one step's.
+const STEPS: usize = 2;
 
 /// The tokenizer and chat template of a model file, without loading it.
 ///

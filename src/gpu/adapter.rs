@@ -71,6 +71,7 @@ fn summary(adapter: &wgpu::Adapter) -> AdapterSummary {
         ("subgroups", wgpu::Features::SUBGROUP),
         ("shader-f16", wgpu::Features::SHADER_F16),
         ("timestamps", wgpu::Features::TIMESTAMP_QUERY),
+        ("pipeline-cache", wgpu::Features::PIPELINE_CACHE),
         ("cooperative-matrix", wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
     ];
     AdapterSummary {

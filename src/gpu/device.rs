@@ -1,13 +1,17 @@
 //! The handle to a device: open or adopt it, allocate on it, write to it.
 
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::account::{Account, Bytes, Class, Counters};
 use super::adapter::{AdapterChoice, find, optional_features, required_limits};
 use super::kernel;
+use super::pipeline_cache::PipelineCache;
 use super::readback::Poller;
 use super::tensor::{Element, Tensor};
-use super::tuning::Tuning;
+use super::tuning::{Tuning, TuningSource};
+use super::tuning_file;
 use crate::{Error, Result};
 
 /// A device with its queue, its pipelines and its books. Clones share everything.
@@ -15,6 +19,7 @@ use crate::{Error, Result};
 pub struct Gpu {
     pub(super) inner: Arc<Inner>,
     tuning: Tuning,
+    tuning_source: TuningSource,
 }
 
 #[derive(Debug)]
@@ -25,6 +30,7 @@ pub(super) struct Inner {
     account: Arc<Account>,
     fault: Fault,
     pub kernels: kernel::Cache,
+    pub pipelines: Option<PipelineCache>,
     pub staging: Mutex<Vec<wgpu::Buffer>>,
     pub poller: Poller,
 }
@@ -49,10 +55,25 @@ impl Gpu {
     /// # Errors
     /// [`Error::NoAdapter`] when none fits, [`Error::Unsupported`] when it refuses WebGPU's default limits.
     pub async fn open(choice: &AdapterChoice) -> Result<Self> {
+        Self::open_with(choice, None).await
+    }
+
+    /// Opens an adapter as [`Gpu::open`] does, and uses what earlier programs left in `folder`, which is this user's:
+    /// compiled pipelines, where the driver hands them out, and a tuning that [`Gpu::keep_tuning`] wrote. Pipelines
+    /// are written back when the last handle to the device is dropped. A file that is missing, damaged, of another
+    /// driver or writable by others is not used.
+    ///
+    /// # Errors
+    /// As [`Gpu::open`].
+    pub async fn open_remembering(choice: &AdapterChoice, folder: &Path) -> Result<Self> {
+        Self::open_with(choice, Some(folder)).await
+    }
+
+    async fn open_with(choice: &AdapterChoice, folder: Option<&Path>) -> Result<Self> {
         let adapter = find(choice).await?;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("benben"),
-            required_features: adapter.features() & optional_features(),
+            required_features: adapter.features() & (optional_features() | wgpu::Features::PIPELINE_CACHE),
             required_limits: required_limits(&adapter),
             ..Default::default()
         };
@@ -64,7 +85,13 @@ impl Gpu {
         let (on_error, on_loss) = (fault.clone(), fault.clone());
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| on_error.set(e.to_string())));
         device.set_device_lost_callback(move |reason, message| on_loss.set(format!("{reason:?}: {message}")));
-        Ok(Self::new(&adapter, device, queue, fault))
+        let Some(folder) = folder else { return Ok(Self::new(&adapter, device, queue, fault, None)) };
+        let pipelines = PipelineCache::open(&device, &adapter.get_info(), folder).await;
+        let mut gpu = Self::new(&adapter, device, queue, fault, pipelines);
+        if let Some(tuning) = tuning_file::load(gpu.info(), folder, gpu.tuning) {
+            (gpu.tuning, gpu.tuning_source) = (tuning, TuningSource::Measured);
+        }
+        Ok(gpu)
     }
 
     /// Uses a device that somebody else opened and goes on using: a game, a desktop app.
@@ -72,10 +99,16 @@ impl Gpu {
     /// Ask the adapter for [`required_limits`] and whatever of [`optional_features`] it has. The host keeps its
     /// own handlers for device errors and loss.
     pub fn adopt(adapter: &wgpu::Adapter, device: wgpu::Device, queue: wgpu::Queue) -> Self {
-        Self::new(adapter, device, queue, Fault::default())
+        Self::new(adapter, device, queue, Fault::default(), None)
     }
 
-    fn new(adapter: &wgpu::Adapter, device: wgpu::Device, queue: wgpu::Queue, fault: Fault) -> Self {
+    fn new(
+        adapter: &wgpu::Adapter,
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        fault: Fault,
+        pipelines: Option<PipelineCache>,
+    ) -> Self {
         let info = adapter.get_info();
         let tuning = Tuning::for_device(&info, device.features());
         let inner = Inner {
@@ -86,19 +119,36 @@ impl Gpu {
             account: Arc::default(),
             fault,
             kernels: kernel::Cache::default(),
+            pipelines,
             staging: Mutex::default(),
         };
-        Self { inner: Arc::new(inner), tuning }
+        Self { inner: Arc::new(inner), tuning, tuning_source: TuningSource::Adapter }
     }
 
     /// The same device with other kernel choices, for tests and measurements.
     pub fn with_tuning(&self, tuning: Tuning) -> Self {
-        Self { inner: self.inner.clone(), tuning }
+        Self { inner: self.inner.clone(), tuning, tuning_source: TuningSource::Caller }
     }
 
     /// The kernel choices of this device.
     pub fn tuning(&self) -> Tuning {
         self.tuning
+    }
+
+    /// Where they come from.
+    pub fn tuning_source(&self) -> TuningSource {
+        self.tuning_source
+    }
+
+    /// Writes the kernel choices to `folder`, as what was measured on this adapter and driver:
+    /// [`Gpu::open_remembering`] takes them from there. Returns the file.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn keep_tuning(&mut self, folder: &Path) -> io::Result<PathBuf> {
+        let path = tuning_file::store(self.info(), folder, self.tuning)?;
+        self.tuning_source = TuningSource::Measured;
+        Ok(path)
     }
 
     /// The adapter's name, kind, driver and back end.
@@ -188,6 +238,10 @@ impl Gpu {
 
     pub(super) fn account(&self) -> &Account {
         &self.inner.account
+    }
+
+    pub(super) fn pipeline_cache(&self) -> Option<wgpu::PipelineCache> {
+        self.inner.pipelines.as_ref().map(|kept| kept.cache.clone())
     }
 
     pub(super) fn count_pipeline(&self) {

@@ -1,14 +1,18 @@
 //! Compiled pipelines, cached by the key of their shader.
+//!
+//! Natively a kernel is handed out before it is compiled: workers compile what recording asks for, several kernels at
+//! once, and whoever submits waits for those that are not done, or compiles them itself.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use super::device::Gpu;
 use super::recorder::MOST_JOBS;
 use super::shader::{ShaderKey, assemble, binding_access};
+use super::workers::Workers;
 use crate::Result;
 
-/// A compiled shader variant. Binding 0 is a uniform with the parameters, the others are storage.
+/// A shader variant and its pipeline. Binding 0 is a uniform with the parameters, the others are storage.
 #[derive(Debug, Clone)]
 pub struct Kernel {
     pub(super) inner: Arc<Inner>,
@@ -18,12 +22,17 @@ pub struct Kernel {
 pub(super) struct Inner {
     pub id: usize,
     pub label: String,
-    pub pipeline: wgpu::ComputePipeline,
+    pub pipeline: LazyLock<wgpu::ComputePipeline, Compile>,
     pub layout: wgpu::BindGroupLayout,
     pub bindings: usize,
     /// What binding 0 covers.
     pub params_bytes: u64,
 }
+
+#[cfg(not(target_arch = "wasm32"))]
+type Compile = Box<dyn FnOnce() -> wgpu::ComputePipeline + Send>;
+#[cfg(target_arch = "wasm32")]
+type Compile = Box<dyn FnOnce() -> wgpu::ComputePipeline>;
 
 /// Room for one dispatch's parameters: WebGPU's largest alignment of a dynamic uniform offset.
 pub(super) const PARAMS_BYTES: u64 = 256;
@@ -32,7 +41,10 @@ pub(super) const JOB_BYTES: u64 = 64;
 pub(super) const JOBS_BYTES: u64 = JOB_BYTES * MOST_JOBS as u64;
 
 #[derive(Debug, Default)]
-pub(super) struct Cache(Mutex<HashMap<ShaderKey, Kernel>>);
+pub(super) struct Cache {
+    made: Mutex<HashMap<ShaderKey, Kernel>>,
+    workers: Workers,
+}
 
 impl Kernel {
     /// The variant's label: its stem and defines.
@@ -42,19 +54,25 @@ impl Kernel {
 }
 
 impl Gpu {
-    /// The pipeline of a shader variant, compiled at its first use.
+    /// The kernel of a shader variant, whose first use starts to compile it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Format`] for a mistake in a shader file.
     pub fn kernel(&self, key: &ShaderKey) -> Result<Kernel> {
+        let Cache { made, workers } = &self.inner.kernels;
         // A poisoned lock only means that another thread panicked between two whole entries.
-        let mut cache = self.inner.kernels.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(kernel) = cache.get(key) {
+        let mut made = made.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(kernel) = made.get(key) {
             return Ok(kernel.clone());
         }
-        let kernel = self.compile(key, cache.len())?;
-        cache.insert(key.clone(), kernel.clone());
+        let kernel = self.describe_kernel(key, made.len())?;
+        made.insert(key.clone(), kernel.clone());
+        drop(made);
+        workers.compile(kernel.clone());
         Ok(kernel)
     }
 
-    fn compile(&self, key: &ShaderKey, id: usize) -> Result<Kernel> {
+    fn describe_kernel(&self, key: &ShaderKey, id: usize) -> Result<Kernel> {
         let text = assemble(key)?;
         let label = key.to_string();
         let device = self.device();
@@ -74,21 +92,38 @@ impl Gpu {
             label: Some(&label),
             entries: &entries,
         });
+        self.count_pipeline();
+        let compile = compile(device.clone(), label.clone(), text, layout.clone(), self.pipeline_cache());
+        let pipeline = LazyLock::new(Box::new(compile) as Compile);
+        let inner = Inner { id, label, pipeline, layout, bindings: access.len(), params_bytes };
+        Ok(Kernel { inner: Arc::new(inner) })
+    }
+}
+
+/// What compiles a pipeline, when it is called.
+fn compile(
+    device: wgpu::Device,
+    label: String,
+    text: String,
+    layout: wgpu::BindGroupLayout,
+    cache: Option<wgpu::PipelineCache>,
+) -> impl FnOnce() -> wgpu::ComputePipeline {
+    move || {
         let module = crate::trusted::shader_module(
-            device,
+            &device,
             wgpu::ShaderModuleDescriptor {
                 label: Some(&label),
                 source: wgpu::ShaderSource::Wgsl(text.into()),
             },
         );
-        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+        let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: Some(&label),
             bind_group_layouts: &[Some(&layout)],
             immediate_size: 0,
         });
-        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(&label),
-            layout: Some(&pipeline_layout),
+            layout: Some(&layout),
             module: &module,
             entry_point: None,
             compilation_options: wgpu::PipelineCompilationOptions {
@@ -96,10 +131,7 @@ impl Gpu {
                 zero_initialize_workgroup_memory: false,
                 ..Default::default()
             },
-            cache: None,
-        });
-        self.count_pipeline();
-        let inner = Inner { id, label, pipeline, layout, bindings: access.len(), params_bytes };
-        Ok(Kernel { inner: Arc::new(inner) })
+            cache: cache.as_ref(),
+        })
     }
 }

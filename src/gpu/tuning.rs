@@ -20,6 +20,20 @@ pub struct Tuning {
     pub attention_splits: u32,
 }
 
+/// Parts of a head's rows beyond which merging them costs more than any device gains.
+pub(super) const MOST_SPLITS: u32 = 64;
+
+/// Where a [`Tuning`] comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TuningSource {
+    /// The kind of the adapter.
+    Adapter,
+    /// A measurement on this adapter and driver.
+    Measured,
+    /// The caller of [`Gpu::with_tuning`](super::Gpu::with_tuning).
+    Caller,
+}
+
 impl Tuning {
     pub(super) fn for_device(info: &wgpu::AdapterInfo, features: wgpu::Features) -> Self {
         // Software adapters run barriers as coroutines, which costs far more than the reads they save.

@@ -1,16 +1,11 @@
 //! Causal attention of a block of queries over dense keys and values: online softmax (Milakov and Gimelshein,
 //! arXiv 1805.02867), so that no matrix of scores exists.
-//!
-//! Both families run the same shader: a lane keeps a few queries and their sums in registers, and its workgroup
-//! reads each key at an address that all its lanes share.
 
 use super::check::{Check, Noise, poisoned};
 use super::kv_row::Heads;
+use super::{attention_prefill_groups as groups, attention_prefill_lanes as lanes};
 use crate::Result;
-use crate::gpu::{Class, Family, Gpu, Recorder, Shader, ShaderKey, Tensor, Tuning};
-
-const SHADER: Shader =
-    Shader { stem: "attention_prefill", text: include_str!("../../shaders/attention_prefill.wgsl") };
+use crate::gpu::{Class, Family, Gpu, Recorder, Tensor, Tuning};
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -21,34 +16,6 @@ struct Params {
     group: u32,
     scale: f32,
     biased: u32,
-}
-
-/// Lanes of a workgroup, and queries of a lane. A software adapter pays for each lane of a load, so there a lane takes
-/// more queries, as many as compile in a few seconds.
-fn shape(family: Family, head_dim: usize) -> (usize, usize) {
-    match family {
-        Family::Lanes => (8, (256 / head_dim.max(1)).clamp(1, 4)),
-        Family::Groups => (64, 1),
-    }
-}
-
-fn key(family: Family, subgroups: bool, head_dim: usize, biased: bool) -> ShaderKey {
-    let (lanes, tile) = shape(family, head_dim);
-    ShaderKey::new(SHADER)
-        .with("HEAD_DIM", head_dim as u32)
-        .with("LANES", lanes as u32)
-        .with("TILE", tile as u32)
-        .flag("SUBGROUPS", subgroups && family == Family::Lanes)
-        .flag("BIASED", biased)
-}
-
-/// Both families, the one for software adapters also with subgroups, on heads of 64 and 80, and with biases.
-pub fn variants() -> Vec<ShaderKey> {
-    let tunings = [(Family::Lanes, false), (Family::Lanes, true), (Family::Groups, false)];
-    let of = |(f, subgroups)| {
-        [key(f, subgroups, 64, false), key(f, subgroups, 80, false), key(f, subgroups, 64, true)]
-    };
-    tunings.into_iter().flat_map(of).collect()
 }
 
 /// Records attention of `count` queries: query `t` sees rows `0..=prefix + t` of `k` and `v`.
@@ -71,7 +38,13 @@ pub fn attention_prefill(
     lse: &Tensor<f32>,
 ) -> Result<()> {
     let Tuning { family, subgroups, .. } = rec.gpu().tuning();
-    let kernel = rec.gpu().kernel(&key(family, subgroups, heads.dim, bias.is_some()))?;
+    let (base, grid) = match family {
+        Family::Groups if heads.dim <= groups::MOST_DIM => {
+            (groups::key(heads.dim), groups::grid(heads.query, count))
+        }
+        _ => (lanes::key(family, subgroups, heads.dim), lanes::grid(family, heads.dim, heads.query, count)),
+    };
+    let kernel = rec.gpu().kernel(&base.flag("BIASED", bias.is_some()))?;
     let params = Params {
         count: count as u32,
         prefix: prefix as u32,
@@ -82,8 +55,6 @@ pub fn attention_prefill(
     };
     let mut bindings = vec![q.bind(), k.bind(), v.bind(), out.bind(), lse.bind()];
     bindings.extend(bias.map(|(bias, _)| bias.bind()));
-    let (lanes, tile) = shape(family, heads.dim);
-    let grid = [count.div_ceil(lanes * tile) as u32, heads.query as u32, 1];
     rec.dispatch(&kernel, &params, &bindings, grid)
 }
 

@@ -10,6 +10,8 @@ pub mod attention_decode_groups;
 pub mod attention_decode_lanes;
 pub mod attention_merge;
 pub mod attention_prefill;
+pub mod attention_prefill_groups;
+pub mod attention_prefill_lanes;
 pub mod centre;
 pub mod check;
 pub mod combine;
@@ -54,17 +56,19 @@ pub mod seed;
 pub mod select;
 mod team;
 pub mod thin;
+pub mod tune;
 
 use crate::gpu::ShaderKey;
 
 /// One variant at least of every way in which a shader can be assembled, for validation without a device.
 pub fn variants() -> Vec<ShaderKey> {
-    let kernels: [fn() -> Vec<ShaderKey>; 36] = [
+    let kernels: [fn() -> Vec<ShaderKey>; 37] = [
         accumulate::variants,
         attention_decode_groups::variants,
         attention_decode_lanes::variants,
         attention_merge::variants,
-        attention_prefill::variants,
+        attention_prefill_groups::variants,
+        attention_prefill_lanes::variants,
         centre::variants,
         combine::variants,
         copy::variants,

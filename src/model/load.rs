@@ -208,8 +208,7 @@ impl<F: FnMut(Progress)> Source for Loader<'_, F> {
     }
 
     async fn matrix(&mut self, stack: &Stack) -> Result<Option<Matrix>> {
-        // A model without a head of its own uses its embedding.
-        if stack.is_head() && self.file.tensor(HEAD).is_none() {
+        if stack.is_tied(self.file) {
             return Ok(None);
         }
         for (name, rows) in &stack.tensors {
@@ -234,7 +233,7 @@ pub(super) struct Slice<'a> {
 
 impl Stack {
     /// One format for the whole stack: the widest that any of its tensors asks for.
-    fn format(&self, file: &ModelFile, wanted: Option<RowFormat>) -> RowFormat {
+    pub(super) fn format(&self, file: &ModelFile, wanted: Option<RowFormat>) -> RowFormat {
         let each = self.tensors.iter().filter_map(|(name, _)| file.tensor(name)).map(|tensor| match wanted {
             Some(format) => format.for_cols(tensor.cols()),
             None => natural_format(tensor.dtype, tensor.cols()),
@@ -253,6 +252,11 @@ impl Stack {
     /// True for the matrix that turns hidden rows into logits.
     pub(super) fn is_head(&self) -> bool {
         self.tensors[0].0 == HEAD
+    }
+
+    /// True for the head of a model in `file` that has none of its own and uses its embedding.
+    pub(super) fn is_tied(&self, file: &ModelFile) -> bool {
+        self.is_head() && file.tensor(HEAD).is_none()
     }
 
     /// The stack cut into parts that a binding can cover.

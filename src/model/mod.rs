@@ -3,6 +3,7 @@
 //! ```text
 //! config.rs, rope.rs   shape, from GGUF metadata or config.json
 //! load.rs              file → matrices on the device
+//! stand_in.rs          the same without weights, to find what will run
 //! scratch.rs           activations, sized once
 //! prefill.rs           many rows through one layer
 //! choose.rs            which of them the plan's counts let live
@@ -28,6 +29,7 @@ mod probes;
 mod refresh;
 mod rope;
 mod scratch;
+mod stand_in;
 mod synthetic;
 
 use std::sync::Mutex;

@@ -102,11 +102,7 @@ impl Model {
     /// What the device refuses.
     pub async fn synthetic(gpu: &Gpu, preset: &SyntheticPreset, format: RowFormat) -> Result<Arc<Self>> {
         let config = preset.config();
-        let text = Text::from_vocabulary(Vocabulary {
-            model: "gpt2".to_owned(),
-            tokens: (0..config.vocab).map(|id| format!("<{id}>")).collect(),
-            ..Vocabulary::default()
-        })?;
+        let text = numbered(config.vocab)?;
         let rec = Recorder::new(gpu);
         let mut source = Random { gpu, rec, format, width: config.width, tied: preset.tied, seed: 0 };
         let model = assemble(gpu, &config, text, &mut source).await?;
@@ -114,6 +110,15 @@ impl Model {
         gpu.check()?;
         Ok(Arc::new(model))
     }
+}
+
+/// A vocabulary of tokens that only have numbers.
+pub(super) fn numbered(tokens: usize) -> Result<Text> {
+    Text::from_vocabulary(Vocabulary {
+        model: "gpt2".to_owned(),
+        tokens: (0..tokens).map(|id| format!("<{id}>")).collect(),
+        ..Vocabulary::default()
+    })
 }
 
 impl Source for Random<'_> {

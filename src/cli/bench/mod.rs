@@ -83,7 +83,7 @@ impl BenchArgs {
                 let gpu = self.load.device.open().await?;
                 Model::synthetic(&gpu, &preset, self.load.weights.format().unwrap_or(RowFormat::Q4)).await
             }
-            (None, Some(path)) => self.load.load(path, kv).await,
+            (None, Some(path)) => self.load.load(path, kv, None).await,
             (None, None) => Err(Error::Invalid("give a model, or a shape with --synthetic".to_owned())),
         }
     }

@@ -107,7 +107,7 @@ impl fmt::Display for Summary {
             "cache",
             "batch",
             "prompt",
-            "new",
+            "answer",
             "prefill/s",
             "decode/s",
             "new/s",

@@ -80,7 +80,7 @@ pub async fn run(args: &KvEvalArgs) -> Outcome {
     std::fs::create_dir_all(out).map_err(refused)?;
     let mut cells = Cells::open(&out.join("cells.jsonl")).map_err(refused)?;
 
-    let model = args.load.load(&args.model, &KvOptions::full()).await?;
+    let model = args.load.load(&args.model, &KvOptions::full(), None).await?;
     let texts: Vec<Source> = texts
         .into_iter()
         .map(|(name, text)| Ok(Source { name, tokens: model.text().encode(&text, Special::AsText)? }))

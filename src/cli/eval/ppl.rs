@@ -76,7 +76,7 @@ pub async fn run(args: &PplArgs) -> Outcome {
     let text = std::fs::read_to_string(&args.file)
         .map_err(|e| Error::File { path: args.file.display().to_string(), reason: e.to_string() })?;
     let kv = args.kv.measured()?;
-    let model = args.load.load(&args.model, &kv).await?;
+    let model = args.load.load(&args.model, &kv, None).await?;
     let tokens = model.text().encode(&text, Special::AsText)?;
     // Where a model wants a token that opens every text, a window is such a text.
     let opening = model.text().raw_prompt("")?;

@@ -1,4 +1,4 @@
-// attention_prefill: causal attention of a block of queries over dense keys and values.
+// attention_prefill_lanes: causal attention of a block of queries over dense keys and values, without barriers.
 // q [count, H * hd] · k, v [prefix + count, G * hd] · out [count, H * hd] · lse [count, H]
 // bias [biased, G] with BIASED, added to the scaled scores of the first rows
 // grid (count / (LANES * TILE), H): one lane per TILE queries. The lanes of a workgroup walk the keys together and
