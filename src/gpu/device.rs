@@ -135,7 +135,12 @@ impl Gpu {
         self.tuning
     }
 
-    /// Where they come from.
+    /// The kernel choices that the kind of the adapter suggests.
+    pub fn default_tuning(&self) -> Tuning {
+        Tuning::for_device(self.info(), self.device().features())
+    }
+
+    /// Where the choices in force come from.
     pub fn tuning_source(&self) -> TuningSource {
         self.tuning_source
     }
