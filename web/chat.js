@@ -53,6 +53,8 @@ export class Chat {
         if (signal.aborted) question.remove();
         this.#$("prompt").value ||= text;
         this.#$("ideas").hidden = this.#$("log").childElementCount > 0;
+        // With them the box grows, over what was said of the failure.
+        this.#$("log").scrollTop = this.#$("log").scrollHeight;
       }
       await this.#side.settle();
     });
@@ -146,7 +148,7 @@ export class Chat {
   /** What is shown, not spoken, while something takes its time. */
   #progress({ phase, done, total }) {
     if (phase === "prefill") return `Reading ${done} of ${total} tokens`;
-    if (phase === "restore") this.#say("The GPU was lost; loading the model onto it again");
+    if (phase === "restore") this.#say("The GPU was lost or ran out of memory; loading the model onto it again");
     return total ? `Loading the model again: ${bytes(done)} of ${bytes(total)}` : "Loading the model again";
   }
 
