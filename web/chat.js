@@ -139,7 +139,7 @@ export class Chat {
     question.classList.remove("reading");
     this.#$("send").textContent = "Send";
     const stats = await this.#model.stats().catch(() => null);
-    if (stats && ids.length) note.textContent = summary(stats);
+    if (stats && ids.length) note.textContent = summary(ids.length, stats);
     this.#say(`${end}: ${ids.length} tokens${stats ? ` in ${seconds(stats.prefillSeconds + stats.decodeSeconds)}` : ""}`);
     this.#stay();
     return { said: words.text, ids, stats };
@@ -220,9 +220,9 @@ function title(text) {
 }
 
 /** An answer in figures. */
-function summary({ answerTokens, decodeRate, prefillSeconds, kvBytes, kvBytesFullF16 }) {
-  const parts = [`${answerTokens} tokens`];
-  if (answerTokens > 1) parts.push(`${rate(decodeRate)} tokens/s`);
+function summary(tokens, { decodeRate, prefillSeconds, kvBytes, kvBytesFullF16 }) {
+  const parts = [`${tokens} tokens`];
+  if (tokens > 1) parts.push(`${rate(decodeRate)} tokens/s`);
   parts.push(`first after ${seconds(prefillSeconds)}`);
   parts.push(`KV ${bytes(kvBytes)}, ${Math.round((100 * kvBytes) / kvBytesFullF16)} % of a full f16 cache`);
   return parts.join(" · ");
