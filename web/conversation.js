@@ -15,7 +15,7 @@ export class Conversation {
   /** Whether the answer under way is to end, also while it has no device. */
   #cancelled = false;
 
-  /** @param engine holds the model, and replaces it when its device is lost */
+  /** @param engine holds the model, and replaces it when its device fails */
   constructor(engine, options) {
     [this.#engine, this.#options] = [engine, options];
   }
