@@ -191,12 +191,15 @@ def tokenizer(file):
     bytes_ = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     digits = {"type": "Digits", "individual_digits": True}
     model = {
-        "type": "BPE", "vocab": {token: i for i, token in enumerate(tokens)},
-        "merges": file.meta("tokenizer.ggml.merges"),
+        "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+        "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
+        "vocab": {token: i for i, token in enumerate(tokens)}, "merges": file.meta("tokenizer.ggml.merges"),
     }
     whole = {
-        "version": "1.0", "added_tokens": special, "decoder": bytes_, "model": model,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [digits, bytes_]},
+        # transformers.js wants what is empty to be there.
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": special, "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [digits, bytes_]}, "post_processor": None,
+        "decoder": bytes_, "model": model,
     }
     names = {f"{kind}_token": tokens[file.meta(f"tokenizer.ggml.{kind}_token_id")] for kind in ("bos", "eos")}
     config = {
