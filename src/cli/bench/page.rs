@@ -172,6 +172,7 @@ mod tests {
             most_at_once: batch,
             kv_bytes: (1_000_000 * batch) as u64,
             kv_bytes_full_f16: (5_000_000 * batch) as u64,
+            kv_bytes_reserved: (1_200_000 * batch) as u64,
             peak_bytes: 90_000_000,
             agreement: Agreement { sequences: 4, identical: 3, share_before_difference: 0.9 },
         };
@@ -206,7 +207,7 @@ mod tests {
             prompt_tokens: 512,
             full_batch: 4,
             bytes: 20_000_000,
-            batch_by_plan: 33,
+            batch: 33,
             most_at_once: None,
         });
         let page = document(&summary).unwrap();

@@ -115,37 +115,35 @@ impl<'a> Runner<'a> {
     async fn pack(&mut self, grid: &Grid, prompt_tokens: usize) -> Outcome {
         let Some(full_batch) = grid.batches.iter().copied().max() else { return Ok(()) };
         for cache in grid.caches.iter().skip(1) {
-            let of = |cache: &Cache, summary: &Summary| {
-                let is = |row: &&Row| {
-                    let cell = &row.cell;
-                    (cell.batch, cell.prompt_tokens, &cell.cache) == (full_batch, prompt_tokens, &cache.name)
-                };
-                summary.cells.iter().find(is).cloned()
-            };
-            let (full, own) = (of(&grid.caches[0], &self.summary), of(cache, &self.summary));
+            let full = self.row(full_batch, prompt_tokens, &grid.caches[0]);
+            let own = self.row(full_batch, prompt_tokens, cache);
             let (Some(full), Some(own)) = (full, own) else { continue };
-            let one = (own.plan_kv_bytes / full_batch as u64).max(1);
-            let batch_by_plan = (full.plan_kv_bytes / one) as usize;
-            let seconds = own.measured().map_or(f64::INFINITY, |m| m.seconds);
-            let in_time =
-                seconds * batch_by_plan as f64 / full_batch as f64 <= self.bench.limit.as_secs_f64();
+            // The engine counts tables too; the plan is all there is of what did not run.
+            let (bytes, of_own, seconds) = match (full.measured(), own.measured()) {
+                (Some(full), Some(own)) => (full.kv_bytes_reserved, own.kv_bytes_reserved, own.seconds),
+                _ => (full.plan_kv_bytes, own.plan_kv_bytes, f64::INFINITY),
+            };
+            let batch = (bytes * full_batch as u64 / of_own.max(1)) as usize;
+            let in_time = seconds * batch as f64 / full_batch as f64 <= self.bench.limit.as_secs_f64();
+            let mut most_at_once = None;
             if in_time {
-                let work = (batch_by_plan, prompt_tokens, grid.answer);
-                self.cell(work, cache, Some(full.plan_kv_bytes)).await?;
+                self.cell((batch, prompt_tokens, grid.answer), cache, Some(bytes)).await?;
+                let last = self.summary.cells.last().and_then(Row::measured);
+                most_at_once = last.map(|measured| measured.most_at_once);
             }
-            let last = self.summary.cells.last().filter(|_| in_time);
-            let most_at_once = last.and_then(Row::measured).map(|measured| measured.most_at_once);
-            let (bytes, cache) = (full.plan_kv_bytes, cache.name.clone());
-            self.summary.packs.push(Pack {
-                cache,
-                prompt_tokens,
-                full_batch,
-                bytes,
-                batch_by_plan,
-                most_at_once,
-            });
+            let cache = cache.name.clone();
+            self.summary.packs.push(Pack { cache, prompt_tokens, full_batch, bytes, batch, most_at_once });
         }
         self.save()
+    }
+
+    /// What came of a cell.
+    fn row(&self, batch: usize, prompt_tokens: usize, cache: &Cache) -> Option<Row> {
+        let is = |row: &&Row| {
+            let cell = &row.cell;
+            (cell.batch, cell.prompt_tokens, &cell.cache) == (batch, prompt_tokens, &cache.name)
+        };
+        self.summary.cells.iter().find(is).cloned()
     }
 
     fn save(&self) -> Outcome {
