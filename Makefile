@@ -79,13 +79,13 @@ peers: tools driver ## measure llama.cpp's Vulkan back end beside benben (needs 
 		(cd benches/peers && npm install --loglevel=error) && \
 		node benches/peers/llama_cpp.mjs "$$model" $(ARGS)
 
-peers-web: web-build ## measure wllama beside benben in Chromium (needs Node.js; minutes)
+peers-web: web-build ## measure wllama and transformers.js beside benben in Chromium (needs Node.js; minutes)
 	@model="$(FIND_MODEL)" && (cd benches/peers && npm install --loglevel=error) && \
 		node benches/peers/browser.mjs "$$model" $(ARGS)
 
 clean: ## delete what builds made
 	cargo clean
-	rm -rf web/pkg web/wasm web/test/node_modules benches/peers/node_modules
+	rm -rf web/pkg web/wasm web/bindgen/node_modules web/test/node_modules benches/peers/node_modules
 
 tools:
 	@.ci/setup-tools

@@ -30,15 +30,14 @@ pub enum Error {
     /// The device is gone, or refused a command; the session cannot go on.
     #[error("the GPU device was lost: {0}; open it again and load the model anew")]
     DeviceLost(String),
-    /// An allocation failed although the plan fitted.
+    /// An allocation failed although the plan fitted; the device is of no more use. WebGPU reports that late, and does
+    /// not say which it was.
     #[error(
-        "the GPU is out of memory while allocating {bytes} bytes for {what}; close other programs, or use a shorter --context"
+        "the GPU has no memory beyond the {held} bytes that benben asked for; close other programs that use it, or take a smaller model or a shorter --context"
     )]
     OutOfMemory {
-        /// What the allocation was for.
-        what: String,
-        /// Its size in bytes.
-        bytes: u64,
+        /// Bytes that benben asked this device for and did not give back, among them those that it refused.
+        held: u64,
     },
     /// A file could not be read.
     #[error("cannot read {path}: {reason}")]

@@ -66,8 +66,19 @@ fn contradictions_and_missing_files_are_one_sentence() {
 }
 
 #[test]
-fn doctor_finds_every_kernel_right() {
-    let report = json(&["doctor", "--json"]);
+fn doctor_tunes_the_device_and_finds_every_kernel_right() {
+    let folder = std::env::temp_dir().join(format!("benben-cli-{}-cache", std::process::id()));
+    let output = command(&["doctor", "--tune", "--json"]).env("BENBEN_CACHE", &folder).output();
+    let output = output.expect("benben runs");
+    let kept = std::fs::read_dir(&folder).map_or(0, |files| {
+        files
+            .filter(|file| file.as_ref().is_ok_and(|f| f.path().extension() == Some("json".as_ref())))
+            .count()
+    });
+    let _ = std::fs::remove_dir_all(folder);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stderr)));
+    assert_eq!((&report["tuning"]["source"], kept), (&"measured".into(), 1), "{report}");
     assert_eq!(report["passed"], true, "{report}");
     assert!(report["checks"].as_array().is_some_and(|checks| checks.len() > 20), "{report}");
     for rate in ["copy_gb_per_second", "multiply_gflop_per_second", "matvec_gb_per_second"] {

@@ -19,6 +19,7 @@ function show(state, focus) {
   document.body.dataset.state = state;
   $("unload").hidden = state !== "chat";
   if (focus) $(focus).focus();
+  if (state === "start" && navigator.gpu) offer();
 }
 
 function fail(error) {
@@ -141,14 +142,16 @@ addEventListener("online", network);
 addEventListener("offline", network);
 network();
 
-/** Offers the model beside the page, where there is one. */
+/** Offers the model beside the page, where there is one, and says how much of it is in this browser. */
 async function offer() {
-  const head = await fetch(MODEL, { method: "HEAD" }).catch(() => null);
-  if (!head?.ok) return;
-  const size = Number(head.headers.get("content-length"));
-  $("default-size").textContent = size ? bytes(size) : "";
+  const [head, stored] = await Promise.all([fetch(MODEL, { method: "HEAD" }).catch(() => null), Benben.stored()]);
+  const kept = stored.find(({ url }) => url === new URL(MODEL, location).href);
+  if (!head?.ok && !kept?.complete) return;
+  const size = Number(head?.headers.get("content-length")) || kept?.size;
+  const here = kept?.complete ? "all of it in this browser" : kept && `${bytes(kept.have)} in this browser`;
+  $("default-size").textContent = [size && bytes(size), here].filter(Boolean).join(" · ");
   $("default-form").hidden = false;
 }
 
-if (navigator.gpu) offer();
+if (navigator.gpu) show("start");
 else fail({ code: "no-webgpu", message: "This browser has no WebGPU." });

@@ -27,7 +27,7 @@ export interface Kv {
 
 /** How far something is: bytes while a model loads, tokens while a prompt runs. */
 export interface Progress {
-  /** `restore`: the device was lost, and the model is on its way onto a new one. */
+  /** `restore`: the device was lost or out of memory, and the model is on its way onto a new one. */
   phase: "download" | "read" | "upload" | "compile" | "prefill" | "restore";
   done: number;
   total: number | null;
@@ -180,7 +180,7 @@ export class Benben {
 
   /**
    * Loads a model, GGUF or safetensors, by the URL of one of its files (shards and what lies beside are found by their
-   * names), or by all its files. A lost device is loaded anew from the same source.
+   * names), or by all its files. A device that fails is replaced, and loaded from the same source.
    */
   static load(source: Part | Part[], options?: LoadOptions): Promise<Benben>;
 
@@ -197,8 +197,8 @@ export class Benben {
 
   /**
    * Answers a conversation, of which what the cache holds already is not run again, or goes on with a text. Yields
-   * a piece for each token, and returns why it ended. If the device is lost meanwhile, the model is loaded onto a
-   * new one and the answer goes on.
+   * a piece for each token, and returns why it ended. If the device fails meanwhile, the model is loaded onto a new
+   * one and the answer goes on.
    */
   generate(prompt: Message[] | string, options?: GenerateOptions): AsyncGenerator<Piece, "stop" | "length" | "cancel">;
 

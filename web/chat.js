@@ -53,6 +53,8 @@ export class Chat {
         if (signal.aborted) question.remove();
         this.#$("prompt").value ||= text;
         this.#$("ideas").hidden = this.#$("log").childElementCount > 0;
+        // With them the box grows, over what was said of the failure.
+        this.#$("log").scrollTop = this.#$("log").scrollHeight;
       }
       await this.#side.settle();
     });
@@ -137,7 +139,7 @@ export class Chat {
     question.classList.remove("reading");
     this.#$("send").textContent = "Send";
     const stats = await this.#model.stats().catch(() => null);
-    if (stats && ids.length) note.textContent = summary(stats);
+    if (stats && ids.length) note.textContent = summary(ids.length, stats);
     this.#say(`${end}: ${ids.length} tokens${stats ? ` in ${seconds(stats.prefillSeconds + stats.decodeSeconds)}` : ""}`);
     this.#stay();
     return { said: words.text, ids, stats };
@@ -146,7 +148,7 @@ export class Chat {
   /** What is shown, not spoken, while something takes its time. */
   #progress({ phase, done, total }) {
     if (phase === "prefill") return `Reading ${done} of ${total} tokens`;
-    if (phase === "restore") this.#say("The GPU was lost; loading the model onto it again");
+    if (phase === "restore") this.#say("The GPU was lost or ran out of memory; loading the model onto it again");
     return total ? `Loading the model again: ${bytes(done)} of ${bytes(total)}` : "Loading the model again";
   }
 
@@ -218,9 +220,9 @@ function title(text) {
 }
 
 /** An answer in figures. */
-function summary({ answerTokens, decodeRate, prefillSeconds, kvBytes, kvBytesFullF16 }) {
-  const parts = [`${answerTokens} tokens`];
-  if (answerTokens > 1) parts.push(`${rate(decodeRate)} tokens/s`);
+function summary(tokens, { decodeRate, prefillSeconds, kvBytes, kvBytesFullF16 }) {
+  const parts = [`${tokens} tokens`];
+  if (tokens > 1) parts.push(`${rate(decodeRate)} tokens/s`);
   parts.push(`first after ${seconds(prefillSeconds)}`);
   parts.push(`KV ${bytes(kvBytes)}, ${Math.round((100 * kvBytes) / kvBytesFullF16)} % of a full f16 cache`);
   return parts.join(" · ");

@@ -1,10 +1,10 @@
-// One conversation of the worker: its session, whose turn it is, and how it goes on after a lost device.
+// One conversation of the worker: its session, whose turn it is, and how it goes on when the device fails.
 
 export class Conversation {
   #engine;
   #options;
   #session;
-  /** The model of the session; the engine has another one since a device was lost. */
+  /** The model of the session; the engine has another one since a device failed. */
   #model;
   /** What has the session to itself, which the next such call waits for. */
   #last = Promise.resolve();
@@ -15,7 +15,7 @@ export class Conversation {
   /** Whether the answer under way is to end, also while it has no device. */
   #cancelled = false;
 
-  /** @param engine holds the model, and replaces it when its device is lost */
+  /** @param engine holds the model, and replaces it when its device fails */
   constructor(engine, options) {
     [this.#engine, this.#options] = [engine, options];
   }
@@ -103,7 +103,7 @@ export class Conversation {
         try {
           return await this.#session.generate(options, prefill, piece);
         } catch (error) {
-          // A device that is lost again before it gave a token will not give one.
+          // A device that fails again before it gave a token will not give one.
           if (before === said) throw error;
           await this.#recover(error, this.#session.ids(), said, event);
           if (this.#cancelled) return "cancel";
@@ -118,9 +118,9 @@ export class Conversation {
     for (const look of this.#looks.splice(0)) look(positions);
   }
 
-  /** After the loss of the device: a session on the new one that holds the same conversation. */
+  /** After a device was lost or ran out of memory: a session on a new one that holds the same conversation. */
   async #recover(error, ids, said, progress) {
-    if (error?.code !== "device-lost") throw error;
+    if (!["device-lost", "out-of-memory"].includes(error?.code)) throw error;
     progress({ phase: "restore", done: 0, total: null, rate: null });
     await this.#engine.replace(this.#model, this.#options, progress);
     await this.begin(progress);

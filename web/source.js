@@ -20,6 +20,7 @@ const failure = (code, message) => Object.assign(new Error(message), { code });
 export class Local {
   missing = 0;
   stored = 0;
+  seeks = true;
 
   constructor(blob) {
     this.blob = blob;
@@ -63,6 +64,11 @@ export class Remote {
   /** Bytes that a download would fetch; those fetched already count. */
   get missing() {
     return this.size === null ? null : this.size - this.stored;
+  }
+
+  /** Whether what lies far ahead can be read without all that lies before it. */
+  get seeks() {
+    return this.#ranges;
   }
 
   /** Bytes from the start that are here. */

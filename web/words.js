@@ -52,7 +52,7 @@ const problems = {
   "does-not-fit": ["It does not fit", "A smaller model, one of fewer bits, or a cache of fewer bits needs less."],
   unsupported: ["The GPU cannot do this", "Other tabs may hold it; asking again tries again, and a reload starts afresh."],
   "context-full": ["The conversation is too long", "A shorter message or a new conversation fits."],
-  "out-of-memory": ["The GPU is out of memory", "Close other tabs and programs that use it, or take a smaller model."],
+  "out-of-memory": ["The GPU is out of memory", "Asking again tries again, on a fresh device."],
   "device-lost": [
     "The GPU was lost",
     "It was lost again while the model was on its way back onto it. Other programs may have taken its memory.",
@@ -67,4 +67,8 @@ export function problem(error) {
   return { title, text: numbers ? `${numbers} ${sentence(error.message)}` : sentence(error.message), advice };
 }
 
-const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+/** An error's own words as a sentence, with its bytes as people say them. */
+function sentence(text) {
+  const said = text.replace(/\b(\d{4,}) bytes\b/g, (_, n) => bytes(Number(n)));
+  return said.charAt(0).toUpperCase() + said.slice(1) + (/[.!?]$/.test(said) ? "" : ".");
+}

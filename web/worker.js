@@ -11,10 +11,10 @@ let forks = 0;
 const engine = {
   loading: null,
   model: null,
-  /** The replacement of a lost device, while it is under way. */
+  /** The replacement of a device, while it is under way. */
   returning: null,
 
-  /** After the loss of the device: a new one with the model on it, for all conversations that miss it. */
+  /** A new device with the model on it, for all conversations whose own is of no more use. */
   async replace(lost, options, progress) {
     if (this.model !== lost) return;
     this.returning ??= this.reload(options, progress).finally(() => (this.returning = null));
@@ -23,6 +23,8 @@ const engine = {
 
   async reload(options, progress) {
     const load = new Load(this.loading.parts, { ...this.loading.options, ...options });
+    // A device that is out of memory still holds what it has, and the new one needs that.
+    this.model.destroy();
     await load.open(progress);
     const [model, lost] = [await load.finish(progress), this.model];
     Object.assign(this, { loading: load, model });

@@ -144,7 +144,8 @@ impl<'a> Batch<'a> {
         self.model.text().prompt(&messages)
     }
 
-    /// The next answer in the order of the prompts. A prompt that cannot be answered says why; a lost device ends all.
+    /// The next answer in the order of the prompts. A prompt that cannot be answered says why; a lost device, or one
+    /// without memory, ends all.
     async fn next(&mut self) -> Result<Option<Line<'a>>> {
         self.feed();
         let Some((prompt, answer)) = self.answers.pop_front() else { return Ok(None) };
@@ -156,7 +157,7 @@ impl<'a> Batch<'a> {
             Ok((text, tokens)) => {
                 Ok(Some(Line { prompt, text: Some(text), tokens: Some(tokens), error: None }))
             }
-            Err(error @ Error::DeviceLost(_)) => Err(error),
+            Err(error @ (Error::DeviceLost(_) | Error::OutOfMemory { .. })) => Err(error),
             Err(error) => Ok(Some(Line { prompt, text: None, tokens: None, error: Some(error.to_string()) })),
         }
     }

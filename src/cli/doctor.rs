@@ -71,8 +71,7 @@ fn tuning(tuning: Tuning) -> String {
         Family::Lanes => "kernels for software adapters",
         Family::Groups => "kernels for real GPUs",
     };
-    let subgroups = if tuning.subgroups { "with" } else { "without" };
-    format!("{family}, {subgroups} subgroups, decode attention in up to {} parts", tuning.attention_splits)
+    format!("{family}, {}, decode attention in {} parts", subgroups(tuning), tuning.attention_splits)
 }
 
 fn source(gpu: &Gpu) -> &'static str {
@@ -84,12 +83,19 @@ fn source(gpu: &Gpu) -> &'static str {
 }
 
 fn trial_lines(tuned: &Tuned) -> String {
-    let line =
-        |trial: &Trial| format!("  {:>9.3} ms  {}\n", 1e3 * trial.best.as_secs_f64(), tuning(trial.tuning));
-    let lines = |trials: &[Trial]| trials.iter().map(line).collect::<String>();
-    let products = lines(&tuned.subgroups);
-    let products = if products.is_empty() { products } else { format!("  matrix products\n{products}") };
-    format!("{products}  decode attention\n{}", lines(&tuned.attention_splits))
+    let lines = |work: &str, trials: &[Trial], choice: &dyn Fn(Tuning) -> String| -> String {
+        let line = |trial: &Trial| {
+            format!("  {work}, {:<19}  {:>8.3} ms\n", choice(trial.tuning), 1e3 * trial.best.as_secs_f64())
+        };
+        trials.iter().map(line).collect()
+    };
+    let parts = |tuning: Tuning| format!("{} parts", tuning.attention_splits);
+    lines("matrix products", &tuned.subgroups, &|tuning| subgroups(tuning).to_owned())
+        + &lines("decode attention", &tuned.attention_splits, &parts)
+}
+
+fn subgroups(tuning: Tuning) -> &'static str {
+    if tuning.subgroups { "with subgroups" } else { "without subgroups" }
 }
 
 fn overview(found: &[AdapterSummary]) -> String {

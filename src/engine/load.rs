@@ -91,6 +91,9 @@ impl Model {
 /// Prompt tokens beyond which no policy runs other kernels.
 const LONG_PROMPT: usize = 128;
 
+/// Tokens of the recorded answer: the prompt's own and one step's.
+const STEPS: usize = 2;
+
 /// Has everything compiled that a first prompt of `prompt` tokens and the steps after it run: they are recorded on a
 /// stand-in of the model, so that no list of kernels can be out of date, and then dropped.
 fn compile_for(stand_in: &Arc<Model>, options: &LoadOptions, prompt: usize) -> Result<()> {
@@ -105,9 +108,6 @@ fn compile_for(stand_in: &Arc<Model>, options: &LoadOptions, prompt: usize) -> R
     }
     Ok(())
 }
-
-/// Tokens of the recorded answer: the prompt's own and one step's.
-const STEPS: usize = 2;
 
 /// The tokenizer and chat template of a model file, without loading it.
 ///

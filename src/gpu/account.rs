@@ -26,6 +26,13 @@ pub struct Bytes {
     pub peak: u64,
 }
 
+impl Bytes {
+    /// All that is held now.
+    pub fn total(&self) -> u64 {
+        self.weights + self.kv + self.scratch
+    }
+}
+
 /// How many device objects were created so far; a warm decode step leaves them unchanged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {

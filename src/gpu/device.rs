@@ -35,16 +35,22 @@ pub(super) struct Inner {
     pub poller: Poller,
 }
 
-/// The first error that the device reported on its own, outside any call.
+/// The first error that the device reported on its own, outside any call: what follows is of its making.
 #[derive(Debug, Clone, Default)]
-struct Fault(Arc<Mutex<Option<String>>>);
+struct Fault(Arc<Mutex<Option<Report>>>);
+
+#[derive(Debug)]
+enum Report {
+    OutOfMemory,
+    Lost(String),
+}
 
 impl Fault {
-    fn set(&self, message: String) {
-        self.lock().get_or_insert(message);
+    fn set(&self, report: Report) {
+        self.lock().get_or_insert(report);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<String>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Report>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -83,8 +89,15 @@ impl Gpu {
         })?;
         let fault = Fault::default();
         let (on_error, on_loss) = (fault.clone(), fault.clone());
-        device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| on_error.set(e.to_string())));
-        device.set_device_lost_callback(move |reason, message| on_loss.set(format!("{reason:?}: {message}")));
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            on_error.set(match error {
+                wgpu::Error::OutOfMemory { .. } => Report::OutOfMemory,
+                other => Report::Lost(other.to_string()),
+            });
+        }));
+        device.set_device_lost_callback(move |reason, message| {
+            on_loss.set(Report::Lost(format!("{reason:?}: {message}")));
+        });
         let Some(folder) = folder else { return Ok(Self::new(&adapter, device, queue, fault, None)) };
         let pipelines = PipelineCache::open(&device, &adapter.get_info(), folder).await;
         let mut gpu = Self::new(&adapter, device, queue, fault, pipelines);
@@ -135,7 +148,12 @@ impl Gpu {
         self.tuning
     }
 
-    /// Where they come from.
+    /// The kernel choices that the kind of the adapter suggests.
+    pub fn default_tuning(&self) -> Tuning {
+        Tuning::for_device(self.info(), self.device().features())
+    }
+
+    /// Where the choices in force come from.
     pub fn tuning_source(&self) -> TuningSource {
         self.tuning_source
     }
@@ -200,10 +218,11 @@ impl Gpu {
     /// Fails if the device reported an error since it was opened.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`] with the device's words.
+    /// [`Error::OutOfMemory`] when it could not allocate, else [`Error::DeviceLost`] with its words.
     pub fn check(&self) -> Result<()> {
         match &*self.inner.fault.lock() {
-            Some(message) => Err(Error::DeviceLost(message.clone())),
+            Some(Report::OutOfMemory) => Err(Error::OutOfMemory { held: self.bytes().total() }),
+            Some(Report::Lost(message)) => Err(Error::DeviceLost(message.clone())),
             None => Ok(()),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::{env, fs};
 
 /// The user's folder for what benben keeps: $BENBEN_CACHE, else `benben` in $XDG_CACHE_HOME or in `~/.cache`. `None`
@@ -28,7 +29,9 @@ pub(super) fn read(path: &Path, most: u64) -> Option<Vec<u8>> {
 /// Writes a file that is there as a whole or, if the program ends meanwhile, as it was.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
-    let part = path.with_extension(format!("{}.part", std::process::id()));
+    // Neither programs nor threads that write the same file at once share a part.
+    static PARTS: AtomicU32 = AtomicU32::new(0);
+    let part = path.with_extension(format!("{}-{}.part", std::process::id(), PARTS.fetch_add(1, Relaxed)));
     let written = create(&part).and_then(|mut file| io::Write::write_all(&mut file, bytes));
     let moved = written.and_then(|()| fs::rename(&part, path));
     if moved.is_err() {

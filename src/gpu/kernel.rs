@@ -135,3 +135,42 @@ fn compile(
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{AdapterChoice, Shader};
+    use super::*;
+
+    const NAMED: Shader = Shader { stem: "named", text: "@compute @workgroup_size(#{LANES}) fn main() {}" };
+
+    #[test]
+    fn threads_that_ask_at_once_share_a_pipeline() {
+        let gpu = pollster::block_on(Gpu::open(&AdapterChoice::Best)).expect("an adapter");
+        let ask = |lanes: u32| {
+            let kernel = gpu.kernel(&ShaderKey::new(NAMED).with("LANES", lanes)).expect("a shader");
+            LazyLock::force(&kernel.inner.pipeline);
+            kernel
+        };
+        let asked: Vec<[Kernel; 4]> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..6).map(|_| scope.spawn(|| [1, 2, 4, 8].map(ask))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+        });
+        for other in &asked[1..] {
+            let same = |(a, b): (&Kernel, &Kernel)| Arc::ptr_eq(&a.inner, &b.inner);
+            assert!(asked[0].iter().zip(other).all(same), "a variant was compiled twice");
+        }
+        assert_eq!(gpu.counters().pipelines, 4);
+        gpu.check().expect("sound pipelines");
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_compiled_all_the_same() {
+        let gpu = pollster::block_on(Gpu::open(&AdapterChoice::Best)).expect("an adapter");
+        let kernel = gpu.kernel(&ShaderKey::new(NAMED).with("LANES", 3)).expect("a shader");
+        let start = std::time::Instant::now();
+        while LazyLock::get(&kernel.inner.pipeline).is_none() {
+            assert!(start.elapsed().as_secs() < 60, "no thread compiles it");
+            std::thread::yield_now();
+        }
+    }
+}

@@ -73,7 +73,11 @@ impl<T: Element> Future for Pending<T> {
     type Output = Result<Vec<T>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        std::task::ready!(self.signal.poll(cx))?;
+        let outcome = std::task::ready!(self.signal.poll(cx));
+        // The device's own report says more than a read-back that failed, and after it one that did not has nothing
+        // to tell: work that uses a buffer which is not there is not run.
+        self.gpu.check()?;
+        outcome?;
         let Some(buffer) = self.buffer.take() else {
             return Poll::Ready(Err(Error::Invalid("a read-back was awaited twice".to_owned())));
         };

@@ -41,9 +41,10 @@ fn path(info: &wgpu::AdapterInfo, folder: &Path) -> PathBuf {
 /// The tuning that was measured on this adapter and driver, if it is one that `default` could be tuned to.
 pub(super) fn load(info: &wgpu::AdapterInfo, folder: &Path, default: Tuning) -> Option<Tuning> {
     let bytes = folder::read(&path(info, folder), MOST_BYTES)?;
-    let Measured { subgroups, attention_splits, .. } = serde_json::from_slice(&bytes).ok()?;
+    let found: Measured = serde_json::from_slice(&bytes).ok()?;
+    let (subgroups, attention_splits) = (found.subgroups, found.attention_splits);
     let tuning = Tuning { subgroups, attention_splits, ..default };
-    let same = serde_json::from_slice::<Measured>(&bytes).ok()? == Measured::new(info, tuning);
+    let same = found == Measured::new(info, tuning);
     let possible = (default.subgroups || !subgroups) && (1..=MOST_SPLITS).contains(&attention_splits);
     (same && possible).then_some(tuning)
 }

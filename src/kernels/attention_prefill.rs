@@ -131,7 +131,7 @@ async fn check(gpu: &Gpu, heads: Heads, prefix: usize, count: usize, biased: usi
 }
 
 pub(super) async fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
-    let mut out = check(gpu, Heads { query: 9, kv: 3, dim: 64 }, 13, 37, 11).await?;
+    let mut out = check(gpu, Heads { query: 9, kv: 3, dim: 64 }, 13, 70, 11).await?;
     out.extend(check(gpu, Heads { query: 2, kv: 1, dim: 80 }, 0, 3, 0).await?);
     Ok(out)
 }

@@ -57,6 +57,14 @@ impl Config {
     /// [`Error::Format`] when a key is missing, contradicts another one, or asks for what benben does not do;
     /// [`Error::File`] when the file's source fails.
     pub async fn read(file: &ModelFile) -> Result<Self> {
+        Self::header(file).await?.with_profile(file).await
+    }
+
+    /// What can be said before the file's last tensor is there: without fingerprint and layer profile.
+    ///
+    /// # Errors
+    /// As [`Config::read`].
+    pub async fn header(file: &ModelFile) -> Result<Self> {
         let config = match (file.kind(), file.config()) {
             (FileKind::Gguf, _) => Self::from_gguf(file).await?,
             (FileKind::Safetensors, Some(json)) => Self::from_json(file, json)?,
@@ -65,7 +73,7 @@ impl Config {
             }
         };
         config.check().map_err(|reason| Error::format(file.label(), reason))?;
-        config.with_profile(file).await
+        Ok(config)
     }
 
     /// The same with its fingerprint, and with the profile beside `file` or the one that this crate has.

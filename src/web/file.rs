@@ -25,18 +25,21 @@ pub struct WebFile {
 
 #[wasm_bindgen(js_class = ModelFile)]
 impl WebFile {
-    /// Opens the GPU and the files of one model, `[{name, size, read}, ...]`, where `read(offset, length)` resolves
-    /// to that range as a `Uint8Array`. Reads headers, and files beside safetensors; no tensor.
+    /// Opens the GPU and the files of one model, `[{name, size, seeks, read}, ...]`, where `read(offset, length)`
+    /// resolves to that range as a `Uint8Array`, and `seeks` says whether that is as quick at the end as at the start.
+    /// Reads headers and files beside safetensors, and where files seek the one small tensor that tells models apart;
+    /// without it `plan` knows no layer profile.
     ///
     /// # Errors
     /// An `Error` with a `code`: no adapter, a damaged file, one that is not supported, a failed `read`.
     pub async fn open(files: Array) -> Result<WebFile, JsValue> {
         let open = async {
             let gpu = Gpu::open(&AdapterChoice::Best).await?;
-            let files =
-                files.iter().map(|file| JsFile::new(&file).map(|file| (file.name.clone(), file.boxed())));
-            let file = ModelFile::fetch(files.collect::<Result<_>>()?).await?;
-            let config = Config::read(&file).await?;
+            let files = files.iter().map(|file| JsFile::new(&file)).collect::<Result<Vec<_>>>()?;
+            let seek = files.iter().all(|file| file.seeks);
+            let files = files.into_iter().map(|file| (file.name.clone(), file.boxed()));
+            let file = ModelFile::fetch(files.collect()).await?;
+            let config = if seek { Config::read(&file).await? } else { Config::header(&file).await? };
             Ok(WebFile { gpu, file, config })
         };
         open.await.map_err(error)
@@ -87,6 +90,7 @@ impl WebFile {
 struct JsFile {
     name: String,
     size: u64,
+    seeks: bool,
     object: JsValue,
     read: Function,
 }
@@ -97,10 +101,11 @@ impl JsFile {
         let name = entry("name").as_string();
         // Browsers count bytes in f64, exactly up to 2^53.
         let size = entry("size").as_f64().filter(|size| *size >= 0.0);
+        let seeks = entry("seeks").is_truthy();
         let read = entry("read").dyn_into::<Function>().ok();
         match (name, size, read) {
             (Some(name), Some(size), Some(read)) => {
-                Ok(Self { name, size: size as u64, object: object.clone(), read })
+                Ok(Self { name, size: size as u64, seeks, object: object.clone(), read })
             }
             _ => Err(Error::Invalid("a file without a name, a size or a read function".to_owned())),
         }

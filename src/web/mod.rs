@@ -60,6 +60,11 @@ impl WebModel {
         }))
     }
 
+    /// Gives the device back, and all memory on it: whoever still uses it finds it lost.
+    pub fn destroy(&self) {
+        self.0.gpu().destroy();
+    }
+
     /// Opens a conversation: `{kv: {policy, preset | keep | rows, perHead, kBits, vBits}, context}`, all optional.
     ///
     /// # Errors

@@ -13,6 +13,8 @@ pub fn command(args: &[&str]) -> Command {
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // Without this variable Mesa complains on stderr, which the tests read.
     command.env("XDG_RUNTIME_DIR", std::env::temp_dir());
+    // What a user's runs found out about the device is not what a test depends on.
+    command.env("BENBEN_CACHE", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"));
     command
 }
 

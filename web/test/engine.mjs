@@ -3,33 +3,11 @@
 //   node web/test/engine.mjs FOLDER
 
 import assert from "node:assert/strict";
+import { openWithDevice } from "./device.mjs";
 import { native, open, run } from "./harness.mjs";
+import { refusal } from "./loads.mjs";
 
 const LONG = Array(24).fill(native.prompt).join(" ");
-
-/** Lets a test reach the device of a page's worker: to refuse one, or to destroy it once `left` tokens were told. */
-const KEEP_DEVICE = `
-  const request = GPUAdapter.prototype.requestDevice;
-  GPUAdapter.prototype.requestDevice = async function (...args) {
-    if (self.refuse) throw new DOMException("no device today", "OperationError");
-    return (self.device = await request.apply(this, args));
-  };
-  const post = self.postMessage;
-  self.postMessage = (message) => {
-    if (message.event?.id !== undefined && --self.left === 0) self.device.destroy();
-    post.call(self, message);
-  };
-`;
-
-/** A page whose workers keep their device, and a function that runs in the newest one. */
-async function openWithDevice() {
-  const page = await open({ path: "style.css", serviceWorkers: "block" });
-  await page.route("**/worker.js", async (route) => {
-    const response = await route.fetch();
-    await route.fulfill({ response, body: KEEP_DEVICE + (await response.text()) });
-  });
-  return [page, (work) => page.workers().at(-1).evaluate(work)];
-}
 
 const destroy = () => self.device.destroy();
 
@@ -92,7 +70,7 @@ const tests = {
   },
 
   async "a lost device comes back, and the answer goes on"() {
-    const [page, inWorker] = await openWithDevice();
+    const [page, inWorker] = await openWithDevice({ path: "style.css" });
     const options = { prompt: native.prompt, maxTokens: 60 };
     await page.evaluate(async (options) => {
       const { Benben } = await import("./benben.js");
@@ -132,6 +110,43 @@ const tests = {
     assert.equal(code, "unsupported");
     await inWorker(() => (self.refuse = false));
     assert.equal((await page.evaluate(() => answer())).ids.length, 60);
+    await page.close();
+  },
+
+  async "a GPU without memory is named, and gone on with once there is some"() {
+    const [poor] = await openWithDevice({ path: "style.css", before: "self.roomAnew = 200_000;" });
+    const { code, message } = await refusal(poor, "model.gguf");
+    assert.equal(code, "out-of-memory", message);
+    assert.match(message, /no memory beyond the \d{6,} bytes that benben asked for/);
+    await poor.close();
+
+    const [page, inWorker] = await openWithDevice({ path: "style.css" });
+    await page.evaluate(async (prompt) => {
+      const { Benben } = await import("./benben.js");
+      self.model = await Benben.load("model.gguf", { kv: { policy: "full" } });
+      self.answer = async () => {
+        const found = { ids: [], phases: new Set() };
+        const onProgress = ({ phase }) => found.phases.add(phase);
+        for await (const { id } of model.generate(prompt, { maxTokens: 20, onProgress })) found.ids.push(id);
+        return { ...found, phases: [...found.phases] };
+      };
+    }, LONG);
+
+    // Its own device has no room for the prompt, and neither has the next one for the model.
+    await inWorker(() => Object.assign(self, { room: 0, roomAnew: 0 }));
+    const none = await page.evaluate(() => answer().then(() => "none", (error) => error.code));
+    assert.equal(none, "out-of-memory");
+    await inWorker(() => (self.roomAnew = Infinity));
+    const whole = await page.evaluate(() => answer());
+    assert.equal(whole.ids.length, 20);
+    assert.deepEqual((await page.evaluate(() => answer())).ids, whole.ids);
+
+    // Where the next device has room, nobody needs to ask again.
+    await page.evaluate(() => model.configure({ kv: { policy: "full" } }));
+    await inWorker(() => (self.room = 0));
+    const again = await page.evaluate(() => answer());
+    assert.ok(again.phases.includes("restore"), `${again.phases}`);
+    assert.deepEqual(again.ids, whole.ids);
     await page.close();
   },
 

@@ -33,6 +33,7 @@ async function models(request, response) {
   }
   if (!pathname.startsWith("/models/")) return false;
   server.requests.push(`${request.method} ${request.headers.range ?? "whole"}`);
+  if (server.bytes > server.cut) return request.socket.destroy();
   if (!server.ranges) delete request.headers.range;
   const write = response.write;
   const end = response.end;

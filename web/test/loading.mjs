@@ -134,6 +134,19 @@ await run({
     }
   },
 
+  async "without ranges, too, the plan comes before the weights"() {
+    server.ranges = false;
+    const page = await open();
+    const total = await page.evaluate(async () => {
+      const { Benben } = await import("./benben.js");
+      return (await Benben.plan("models/fat.gguf")).total;
+    });
+    assert.ok(total > 4e7, `${total} bytes`);
+    // Sockets hold some more than was read.
+    assert.ok(server.bytes < 0.5 * (await size("fat.gguf")), `${server.bytes} bytes`);
+    await page.close();
+  },
+
   async "without storage, ranges go straight to the GPU"() {
     server.opfs = false;
     const page = await open();

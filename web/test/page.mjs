@@ -6,6 +6,7 @@
 
 import assert from "node:assert/strict";
 import { join } from "node:path";
+import { openWithDevice } from "./device.mjs";
 import { open, run, shots } from "./harness.mjs";
 
 const looks = {
@@ -215,22 +216,39 @@ const tests = {
   },
 
   async "a GPU that is lost and refused is told in the conversation, and comes back"() {
-    const page = await open({ serviceWorkers: "block" });
-    await page.route("**/worker.js", async (route) => {
-      const response = await route.fetch();
-      const keep = `const request = GPUAdapter.prototype.requestDevice;
-        GPUAdapter.prototype.requestDevice = async function (...args) {
-          if (self.refuse) throw new DOMException("no device today", "OperationError");
-          return (self.device = await request.apply(this, args));
-        };\n`;
-      await route.fulfill({ response, body: keep + (await response.text()) });
-    });
+    const [page, inWorker] = await openWithDevice();
     await load(page);
-    await page.workers()[0].evaluate(() => ((self.refuse = true), self.device.destroy()));
+    await inWorker(() => ((self.refuse = true), self.device.destroy()));
     await ask(page, QUESTION);
     await page.getByText(/^Failed: 0 tokens/).waitFor();
     await shoot(page, "wide-lost");
-    await page.workers()[0].evaluate(() => (self.refuse = false));
+    await inWorker(() => (self.refuse = false));
+    await page.getByLabel("Your message").press("Enter");
+    await done(page);
+    await page.close();
+  },
+
+  async "a GPU without memory is told, before a conversation and in one"() {
+    for (const name of ["wide", "narrow-dark"]) {
+      const [poor] = await openWithDevice({ ...looks[name], before: "self.roomAnew = 200_000;" });
+      await poor.getByRole("button", { name: "Load it" }).click();
+      await poor.getByRole("button", { name: /^Download \d/ }).click();
+      await poor.getByRole("heading", { name: "The GPU is out of memory" }).waitFor();
+      await poor.getByText(/^The GPU has no memory beyond the [\d.]+ kB that benben asked for; close other programs/).waitFor();
+      await shoot(poor, `${name}-out-of-memory`);
+      await poor.close();
+    }
+    const [page, inWorker] = await openWithDevice();
+    await load(page);
+    await inWorker(() => Object.assign(self, { room: 0, roomAnew: 0 }));
+    const long = Array(40).fill(QUESTION).join(" ");
+    await ask(page, long);
+    await page.getByRole("alert").getByText(/^The GPU is out of memory\./).waitFor();
+    await page.getByText(/^Failed: 0 tokens/).waitFor();
+    assert.ok(await page.locator("#log").evaluate((log) => log.scrollHeight - log.scrollTop - log.clientHeight < 2));
+    await shoot(page, "wide-out-of-memory-amid");
+    await inWorker(() => (self.roomAnew = Infinity));
+    assert.equal(await page.getByLabel("Your message").inputValue(), long);
     await page.getByLabel("Your message").press("Enter");
     await done(page);
     await page.close();

@@ -160,8 +160,10 @@ await run({
     // The second visit is the first that the service worker sees.
     await page.reload();
     await load(page, "models/tiny.gguf");
+    await load(page, "model.gguf");
     server.down = "all";
     await page.reload();
+    await page.getByText("all of it in this browser").waitFor();
     assert.deepEqual((await answer(page, "models/tiny.gguf")).ids, native.answers[0].ids);
     await page.close();
   },

@@ -284,6 +284,7 @@ impl Core {
     fn fail_all(&mut self, error: &Error) {
         let again = || match error {
             Error::DeviceLost(reason) => Error::DeviceLost(reason.clone()),
+            &Error::OutOfMemory { held } => Error::OutOfMemory { held },
             other => Error::Invalid(other.to_string()),
         };
         self.flights.clear();
