@@ -115,9 +115,12 @@ impl Shown {
     }
 }
 
+/// A plot's title, what to read from it, and what it shows of a cell.
+type Drawn = (&'static str, &'static str, fn(&Measured) -> Option<f64>);
+
 fn plots(summary: &Summary, lines: &Lines) -> Vec<Plot> {
     let x = if lines.over_batches { "sequences side by side" } else { "tokens of the prompt" };
-    let all: [(&str, &str, fn(&Measured) -> Option<f64>); 4] = [
+    let all: [Drawn; 4] = [
         ("Decode, tokens per second", "All sequences together, while all generate; higher is better.", |m| {
             m.decode_tokens_per_second
         }),
@@ -129,7 +132,7 @@ fn plots(summary: &Summary, lines: &Lines) -> Vec<Plot> {
             Some(m.kv_bytes as f64 / 1e6)
         }),
     ];
-    let plot = |(title, note, value): (&'static str, &'static str, fn(&Measured) -> Option<f64>)| {
+    let plot = |(title, note, value): Drawn| {
         let series = lines.names.iter().filter_map(|name| series(summary, lines, name, value)).collect();
         Plot::new(Titles { title, note, x }, Axis::Doublings, Axis::Amount, series)
     };

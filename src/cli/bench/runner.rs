@@ -1,6 +1,6 @@
 //! A grid → its report, cell by cell: one that fails takes no other with it.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use benben::KvOptions;
 use benben::plan::Limits;
@@ -9,7 +9,7 @@ use super::cache::Cache;
 use super::cell::{Alone, Bench, Cell};
 use super::suite::{Grid, Suite, SuiteArgs};
 use super::summary::{Outcome as CellOutcome, Pack, Row, Summary};
-use super::{BenchArgs, page, save, save_json};
+use super::{BenchArgs, now, page, save, save_json};
 use crate::cli::Outcome;
 use crate::cli::measure::Ceilings;
 use crate::cli::report::{bytes, note};
@@ -41,11 +41,10 @@ impl<'a> Runner<'a> {
     async fn new(args: &'a BenchArgs, suite: Suite) -> Outcome<Self> {
         let model = args.open(&KvOptions::default()).await?;
         let gpu = model.gpu();
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let summary = Summary {
             suite: suite.name(),
             program: format!("benben {}", env!("CARGO_PKG_VERSION")),
-            time: now.map_or(0, |now| now.as_secs()),
+            time: now(),
             model: model.config().name.clone(),
             weights: args.weights_name(),
             weight_bytes: gpu.bytes().weights,
