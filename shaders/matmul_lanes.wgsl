@@ -1,8 +1,9 @@
 // matmul_lanes: x Wᵀ for many rows of x, on software adapters.
 // W: one part, [rows, cols] packed · x [count, cols] f32 · out [count, stride] f32 from column `first` on
-// grid (outputs / (8 * OUTPUTS), count / (8 * EIGHTS)); a workgroup of 8. A lane takes ROWS neighbouring rows of W,
-// with SWIGLU half of them gates and half their ups, and 8 * EIGHTS rows of x; it unpacks a quad of each weight row
-// once for all of those. The sums stay in registers and on the lane's stack; nothing is shared, nothing waits.
+// grid (outputs / (8 * OUTPUTS), count / COLUMNS); a workgroup of 8. A lane takes ROWS neighbouring rows of W, with
+// SWIGLU half of them gates and half their ups, and COLUMNS = EIGHTS * TALL rows of x; it unpacks a quad of each weight
+// row once for all of those. The sums stay in registers and on the lane's stack; nothing is shared, nothing waits.
+// An output is the sum of the dot products of its quads, in their order, whatever the tile: the same bits.
 #import weight_row
 #import eight
 
@@ -15,6 +16,9 @@ struct Params { rows: u32, cols: u32, first: u32, stride: u32, count: u32 }
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 
 const EIGHTS = #{EIGHTS}u;
+const TALL = #{TALL}u;
+// Neighbouring quads that one load of eight brings of each of TALL rows.
+const SPAN = 8u / TALL;
 const ROWS = #{ROWS}u;
 #ifdef SWIGLU
 const OUTPUTS = ROWS / 2u;
@@ -44,16 +48,16 @@ fn main(
     let outputs = params.rows;
 #endif
     let column = (group.x * 8u + index) * OUTPUTS;
-    let top = group.y * 8u * EIGHTS;
+    let top = group.y * TALL * EIGHTS;
     let packs = params.cols / (4u * PACK_QUADS);
     let quads = params.cols / 4u;
     var start: array<u32, ROWS>;
     // Nested, so that each array is as long as the loop over it: such loops a driver unrolls into registers.
-    var sums: array<array<array<f32, ROWS>, 8>, EIGHTS>;
+    var sums: array<array<array<f32, ROWS>, TALL>, EIGHTS>;
     for (var r = 0u; r < ROWS; r++) {
         start[r] = (min(column + r % OUTPUTS, outputs - 1u) + r / OUTPUTS * outputs) * packs;
         for (var e = 0u; e < EIGHTS; e++) {
-            for (var t = 0u; t < 8u; t++) { sums[e][t][r] = 0.0; }
+            for (var t = 0u; t < TALL; t++) { sums[e][t][r] = 0.0; }
         }
     }
     for (var p = 0u; p < packs; p++) {
@@ -67,20 +71,24 @@ fn main(
             scale[r] = unpack2x16float(scales[(start[r] + p) / STEP_PACKS]);
 #endif
         }
-        for (var i = 0u; i < PACK_QUADS; i++) {
-            var weight: array<vec4<f32>, ROWS>;
-            for (var r = 0u; r < ROWS; r++) { weight[r] = quad(packed[r], i) * scale[r].x + scale[r].y; }
+        for (var i = 0u; i < PACK_QUADS; i += SPAN) {
+            var weight: array<array<vec4<f32>, ROWS>, SPAN>;
+            for (var s = 0u; s < SPAN; s++) {
+                for (var r = 0u; r < ROWS; r++) { weight[s][r] = quad(packed[r], i + s) * scale[r].x + scale[r].y; }
+            }
             for (var e = 0u; e < EIGHTS; e++) {
-                var values = eight((top + 8u * e) * quads + p * PACK_QUADS + i, quads, lane);
-                for (var t = 0u; t < 8u; t++) {
-                    for (var r = 0u; r < ROWS; r++) { sums[e][t][r] += dot(values[t], weight[r]); }
+                var values = eight((top + TALL * e) * quads + p * PACK_QUADS + i, SPAN, quads, lane);
+                for (var s = 0u; s < SPAN; s++) {
+                    for (var t = 0u; t < TALL; t++) {
+                        for (var r = 0u; r < ROWS; r++) { sums[e][t][r] += dot(values[SPAN * t + s], weight[s][r]); }
+                    }
                 }
             }
         }
     }
     for (var e = 0u; e < EIGHTS; e++) {
-        for (var t = 0u; t < 8u; t++) {
-            let y = top + 8u * e + t;
+        for (var t = 0u; t < TALL; t++) {
+            let y = top + TALL * e + t;
             for (var r = 0u; r < OUTPUTS; r++) {
                 if y < params.count && column + r < outputs {
                     let at = y * params.stride + params.first + column + r;

@@ -1,11 +1,12 @@
-// matvec_groups: W x for one row x, on GPUs.
-// W: one part, [rows, cols] packed · x, norm [cols] f32 · out [first + outputs] f32
-// grid: a workgroup of 64 per four rows (two gate and two up rows with SWIGLU), 32768 to a grid row.
-// Lane l takes chunks l, l + 64, ... of all four rows, so that neighbours read neighbouring words and one read of
-// x serves four rows; then the lanes' sums are reduced. The sum of squares of x is a fifth such sum.
+// matvec_groups: x Wᵀ for one row of x or a few, on GPUs.
+// W: one part, [rows, cols] packed · x [count, cols], norm [cols] f32 · out [count, stride] f32 from column `first` on
+// grid: a workgroup of 64 per four rows (two gate and two up rows with SWIGLU), 32768 to a grid row, by
+// count / COLUMNS in z. Lane l takes chunks l, l + 64, ... of all four rows, so that neighbours read neighbouring
+// words; a chunk is unpacked once for COLUMNS rows of x. Then the lanes' sums are reduced. With NORM, COLUMNS is 1 and
+// the sum of squares of x is one more such sum. The order of an output's sum does not depend on COLUMNS.
 #import weight_row
 
-struct Params { rows: u32, cols: u32, first: u32, epsilon: f32, zero: u32 }
+struct Params { rows: u32, cols: u32, first: u32, stride: u32, count: u32, epsilon: f32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> words: array<Chunk>;
@@ -17,17 +18,30 @@ struct Params { rows: u32, cols: u32, first: u32, epsilon: f32, zero: u32 }
 #endif
 
 const LANES = 64u;
-var<workgroup> sums: array<vec4<f32>, LANES>;
+const COLUMNS = #{COLUMNS}u;
+var<workgroup> sums: array<array<vec4<f32>, LANES>, COLUMNS>;
+#ifdef NORM
 var<workgroup> squares: array<f32, LANES>;
+#endif
 
-fn product(chunk: u32, low: vec4<f32>, high: vec4<f32>, total: f32) -> f32 {
+struct Eight { low: vec4<f32>, high: vec4<f32>, scale: vec2<f32> }
+
+fn weights(chunk: u32) -> Eight {
     let packed = words[chunk];
-    let raw = dot(chunk_quad(packed, 0u), low) + dot(chunk_quad(packed, 1u), high);
+#ifdef F16
+    let scale = vec2<f32>(1.0, 0.0);
+#else
+    let scale = unpack2x16float(scales[chunk / 4u]);
+#endif
+    return Eight(chunk_quad(packed, 0u), chunk_quad(packed, 1u), scale);
+}
+
+fn product(w: Eight, low: vec4<f32>, high: vec4<f32>, total: f32) -> f32 {
+    let raw = dot(w.low, low) + dot(w.high, high);
 #ifdef F16
     return raw;
 #else
-    let scale = unpack2x16float(scales[chunk / 4u]);
-    return scale.x * raw + scale.y * total;
+    return w.scale.x * raw + w.scale.y * total;
 #endif
 }
 
@@ -51,69 +65,91 @@ fn main(
     let row = min(vec4<u32>(0u, 1u, 2u, 3u) + first, vec4<u32>(outputs - 1u));
 #endif
     let chunks = params.cols / 8u;
-    var sum = vec4<f32>();
-    var square = 0.0;
-    for (var i = lane; i < chunks; i += LANES) {
-        var low = x[2u * i];
-        var high = x[2u * i + 1u];
+    let top = group.z * COLUMNS;
+    var sum = array<vec4<f32>, COLUMNS>();
 #ifdef NORM
-        square += dot(low, low) + dot(high, high);
-        low *= norm[2u * i];
-        high *= norm[2u * i + 1u];
+    var square = 0.0;
 #endif
-        let total = dot(low + high, vec4<f32>(1.0));
+    for (var i = lane; i < chunks; i += LANES) {
         let at = row * chunks + i;
-        sum += vec4<f32>(
-            product(at.x, low, high, total),
-            product(at.y, low, high, total),
-            product(at.z, low, high, total),
-            product(at.w, low, high, total),
-        );
+        let w = array<Eight, 4>(weights(at.x), weights(at.y), weights(at.z), weights(at.w));
+        for (var c = 0u; c < COLUMNS; c++) {
+            // Past the last row of x any value will do: its products are not stored.
+            let start = 2u * (min(top + c, params.count - 1u) * chunks + i);
+            var low = x[start];
+            var high = x[start + 1u];
+#ifdef NORM
+            square += dot(low, low) + dot(high, high);
+            low *= norm[2u * i];
+            high *= norm[2u * i + 1u];
+#endif
+            let total = dot(low + high, vec4<f32>(1.0));
+            sum[c] += vec4<f32>(
+                product(w[0], low, high, total),
+                product(w[1], low, high, total),
+                product(w[2], low, high, total),
+                product(w[3], low, high, total),
+            );
+        }
     }
 #ifdef SUBGROUPS
-    sum = subgroupAdd(sum);
-    square = subgroupAdd(square);
     let slot = lane / subgroup_size;
-    if subgroup_lane == 0u {
-        sums[slot] = sum;
-        squares[slot] = square;
+    for (var c = 0u; c < COLUMNS; c++) {
+        sum[c] = subgroupAdd(sum[c]);
+        if subgroup_lane == 0u { sums[c][slot] = sum[c]; }
     }
+#ifdef NORM
+    square = subgroupAdd(square);
+    if subgroup_lane == 0u { squares[slot] = square; }
+#endif
     workgroupBarrier();
     if lane > 0u { return; }
     for (var s = 1u; s < (LANES + subgroup_size - 1u) / subgroup_size; s++) {
-        sum += sums[s];
+        for (var c = 0u; c < COLUMNS; c++) { sum[c] += sums[c][s]; }
+#ifdef NORM
         square += squares[s];
+#endif
     }
 #else
-    sums[lane] = sum;
+    for (var c = 0u; c < COLUMNS; c++) { sums[c][lane] = sum[c]; }
+#ifdef NORM
     squares[lane] = square;
+#endif
     for (var span = LANES / 2u; span > 0u; span /= 2u) {
         workgroupBarrier();
         if lane < span {
-            sums[lane] += sums[lane + span];
+            for (var c = 0u; c < COLUMNS; c++) { sums[c][lane] += sums[c][lane + span]; }
+#ifdef NORM
             squares[lane] += squares[lane + span];
+#endif
         }
     }
     // What follows reads only what this lane itself wrote last.
     if lane > 0u { return; }
-    sum = sums[0];
+    for (var c = 0u; c < COLUMNS; c++) { sum[c] = sums[c][0]; }
+#ifdef NORM
     square = squares[0];
 #endif
+#endif
+    for (var c = 0u; c < COLUMNS; c++) {
+        if top + c >= params.count { break; }
 #ifdef NORM
-    sum *= inverseSqrt(square / f32(params.cols) + params.epsilon);
+        sum[c] *= inverseSqrt(square / f32(params.cols) + params.epsilon);
 #endif
 #ifdef SWIGLU
-    let result = vec4<f32>(sum.xy / (1.0 + exp(-sum.xy)) * sum.zw, 0.0, 0.0);
-    let count = min(2u, outputs - min(first, outputs));
+        let result = vec4<f32>(sum[c].xy / (1.0 + exp(-sum[c].xy)) * sum[c].zw, 0.0, 0.0);
+        let count = min(2u, outputs - min(first, outputs));
 #else
-    let result = sum;
-    let count = min(4u, outputs - min(first, outputs));
+        let result = sum[c];
+        let count = min(4u, outputs - min(first, outputs));
 #endif
-    for (var i = 0u; i < count; i++) {
+        let to = (top + c) * params.stride + params.first + first;
+        for (var i = 0u; i < count; i++) {
 #ifdef ADD
-        out[params.first + first + i] += result[i];
+            out[to + i] += result[i];
 #else
-        out[params.first + first + i] = result[i];
+            out[to + i] = result[i];
 #endif
+        }
     }
 }

@@ -5,8 +5,8 @@
 #import weight_row
 #import eight
 
-// `zero` is 0, which the compiler cannot know.
-struct Params { rows: u32, cols: u32, first: u32, epsilon: f32, zero: u32 }
+// `stride` and `count` are matvec_groups's.
+struct Params { rows: u32, cols: u32, first: u32, stride: u32, count: u32, epsilon: f32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> words: array<vec4<u32>>;
@@ -39,17 +39,6 @@ fn input(i: u32) -> vec4<f32> {
     return value;
 }
 
-// Touches each cache line of the workgroup's neighbouring rows in the order of addresses. The lanes then walk
-// eight rows at once, which no prefetcher follows, but find them in the cache.
-fn touch(row: u32, packs: u32, lane: u32) -> u32 {
-    var touched = 0u;
-    let last = params.rows * packs - 1u;
-    for (var i = 4u * lane; i < 8u * OUTPUTS * packs; i += 32u) {
-        touched |= words[min(row * packs + i, last)].x;
-    }
-    return min(touched, params.zero);
-}
-
 @compute @workgroup_size(8)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -68,49 +57,42 @@ fn main(
 #else
     let outputs = params.rows;
 #endif
-    let block = (group.y * 32768u + group.x) * 8u * OUTPUTS;
-    let column = block + index * OUTPUTS;
+    let column = ((group.y * 32768u + group.x) * 8u + index) * OUTPUTS;
     let packs = params.cols / (4u * PACK_QUADS);
-    var nothing = touch(block, packs, index);
-#ifdef SWIGLU
-    nothing += touch(block + outputs, packs, index);
-#endif
     var row: array<u32, ROWS>;
-    var sums: array<vec4<f32>, ROWS>;
+    var result: array<f32, ROWS>;
     for (var r = 0u; r < ROWS; r++) {
-        row[r] = min(column + r % OUTPUTS, outputs - 1u) + r / OUTPUTS * outputs + nothing;
-        sums[r] = vec4<f32>();
+        row[r] = min(column + r % OUTPUTS, outputs - 1u) + r / OUTPUTS * outputs;
+        result[r] = 0.0;
     }
     let steps = (packs + STEP_PACKS - 1u) / STEP_PACKS;
     for (var step = 0u; step < steps; step++) {
-        var values = eight(8u * step, 1u, lane);
-        var total = vec4<f32>();
-        var products: array<vec4<f32>, ROWS>;
-        for (var r = 0u; r < ROWS; r++) { products[r] = vec4<f32>(); }
-        for (var p = 0u; p < STEP_PACKS; p++) {
-            let pack = STEP_PACKS * step + p;
-#ifdef F16
-            if pack >= packs { break; }
-#endif
-            var packed: array<vec4<u32>, ROWS>;
-            for (var r = 0u; r < ROWS; r++) { packed[r] = words[row[r] * packs + pack]; }
-            for (var i = 0u; i < PACK_QUADS; i++) {
-                let value = values[PACK_QUADS * p + i];
-                total += value;
-                for (var r = 0u; r < ROWS; r++) { products[r] += quad(packed[r], i) * value; }
-            }
+        var values = eight(8u * step, 8u, 0u, lane);
+        var quads = vec4<f32>();
+        for (var i = 0u; i < 8u; i++) {
+            quads += values[i];
+            values[i] *= place(i);
         }
+        let total = dot(quads, vec4<f32>(1.0));
         for (var r = 0u; r < ROWS; r++) {
+            var products = vec4<f32>();
+            for (var p = 0u; p < STEP_PACKS; p++) {
+                let pack = STEP_PACKS * step + p;
 #ifdef F16
-            sums[r] += products[r];
+                if pack >= packs { break; }
+#endif
+                let packed = words[row[r] * packs + pack];
+                for (var i = 0u; i < PACK_QUADS; i++) { products += raw_quad(packed, i) * values[PACK_QUADS * p + i]; }
+            }
+            let product = dot(products, vec4<f32>(1.0));
+#ifdef F16
+            result[r] += product;
 #else
             let scale = unpack2x16float(scales[row[r] * steps + step]);
-            sums[r] += scale.x * products[r] + scale.y * total;
+            result[r] += scale.x * product + scale.y * total;
 #endif
         }
     }
-    var result: array<f32, ROWS>;
-    for (var r = 0u; r < ROWS; r++) { result[r] = dot(sums[r], vec4<f32>(1.0)); }
 #ifdef NORM
 #ifdef SUBGROUPS
     squares = subgroupAdd(squares);

@@ -1,8 +1,9 @@
-//! Products of a matrix with many rows: the prefill.
+//! Products of a matrix with many rows: the prefill, and a decode step of several sequences.
 
 use super::check::{Check, Noise, poisoned};
-use super::matrix::{Epilogue, Matrix, RowFormat};
-use super::{matmul_groups, matmul_lanes, matvec};
+use super::matmul_lanes::Tile;
+use super::matrix::{Epilogue, Matrix, Part, RowFormat};
+use super::{matmul_groups, matvec, matvec_groups};
 use crate::Result;
 use crate::gpu::{Binding, Class, Family, Gpu, Recorder, ShaderKey, Tensor, Tuning};
 
@@ -16,12 +17,29 @@ struct Params {
     count: u32,
 }
 
-/// Every shader variant of both families.
+/// What the rows of a product's input are, which decides the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rows {
+    /// Neighbours of one prompt.
+    Block,
+    /// One of each running sequence, of an engine that holds at most `most`. A row's outputs are the same bits
+    /// whatever the others are, and however many, up to `most`.
+    Batch {
+        /// The most rows that a step can have.
+        most: usize,
+    },
+}
+
+/// Every shader variant of both families, but those of [`matvec_groups`], which [`matvec`] lists.
 pub fn variants() -> Vec<ShaderKey> {
     let mut all = Vec::new();
-    for base in [matmul_lanes::key(false), matmul_lanes::key(true), matmul_groups::key()] {
-        for format in RowFormat::ALL {
-            all.extend(Epilogue::ALL.map(|epilogue| epilogue.variant(format.variant(base.clone()))));
+    for format in RowFormat::ALL {
+        let mut keys = vec![matmul_groups::key()];
+        for subgroups in [false, true] {
+            keys.extend(Tile::all(format, subgroups).map(|tile| tile.key(subgroups)));
+        }
+        for key in keys {
+            all.extend(Epilogue::ALL.map(|epilogue| epilogue.variant(format.variant(key.clone()))));
         }
     }
     all
@@ -34,15 +52,12 @@ pub fn matmul(
     matrix: &Matrix,
     x: Binding<'_>,
     count: usize,
+    rows: Rows,
     epilogue: Epilogue,
     out: &Tensor<f32>,
 ) -> Result<()> {
-    let Tuning { family, subgroups, .. } = rec.gpu().tuning();
     for part in matrix.parts() {
-        let (base, grid) = match family {
-            Family::Lanes => (matmul_lanes::key(subgroups), matmul_lanes::grid(part.rows, count, subgroups)),
-            Family::Groups => (matmul_groups::key(), matmul_groups::grid(part.rows, count)),
-        };
+        let (base, grid) = choose(rec.gpu().tuning(), part, count, rows);
         let kernel = rec.gpu().kernel(&epilogue.variant(part.format.variant(base)))?;
         let params = Params {
             rows: part.rows as u32,
@@ -56,12 +71,29 @@ pub fn matmul(
     Ok(())
 }
 
+/// The kernel and its grid. Tiles of one kernel agree in every bit, kernels do not: what `count` chooses is a tile.
+fn choose(tuning: Tuning, part: &Part, count: usize, rows: Rows) -> (ShaderKey, [u32; 3]) {
+    let Tuning { family, subgroups, .. } = tuning;
+    match (family, rows) {
+        (Family::Lanes, _) => {
+            let tile = Tile::of(part.format, subgroups, count);
+            (tile.key(subgroups), tile.grid(part.rows, count))
+        }
+        (Family::Groups, Rows::Batch { most }) if most <= matvec_groups::MOST => {
+            let columns = matvec_groups::columns(count);
+            (matvec_groups::key(subgroups, columns), matvec_groups::grid(part.rows, count))
+        }
+        (Family::Groups, _) => (matmul_groups::key(), matmul_groups::grid(part.rows, count)),
+    }
+}
+
 async fn check(
     gpu: &Gpu,
     (format, epilogue): (RowFormat, Epilogue),
     rows: [usize; 2],
     cols: usize,
     count: usize,
+    kind: Rows,
 ) -> Result<Check> {
     let mut noise = Noise::new(6);
     let rows = rows.map(|r| if epilogue == Epilogue::SwiGlu { r.next_multiple_of(2) } else { r });
@@ -76,7 +108,7 @@ async fn check(
     let out = poisoned(gpu, count * outputs);
     gpu.write(&out, 0, &want);
     let mut rec = Recorder::new(gpu);
-    matmul(&mut rec, &matrix, device_x.bind(), count, epilogue, &out)?;
+    matmul(&mut rec, &matrix, device_x.bind(), count, kind, epilogue, &out)?;
     let got = rec.read(&out, 0, count * outputs);
     rec.submit();
     // Each row is a matrix-vector product, whose twin is this kernel's too.
@@ -85,16 +117,20 @@ async fn check(
         matvec::twin(&parts[0], x, epilogue, first);
         matvec::twin(&parts[1], x, epilogue, second);
     }
-    let label = format!("matmul {format:?} {epilogue:?} {count} rows by {rows:?}x{cols}");
+    let label = format!("matmul {format:?} {epilogue:?} {count} rows by {rows:?}x{cols}, {kind:?}");
     Ok(Check::compare(label, &got.await?, &want, 1e-5))
 }
 
 pub(super) async fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
+    let few = Rows::Batch { most: 8 };
     Ok(vec![
-        check(gpu, (RowFormat::Q4, Epilogue::SwiGlu), [138, 6], 576, 21).await?,
-        check(gpu, (RowFormat::Q4, Epilogue::Add), [67, 3], 192, 65).await?,
-        check(gpu, (RowFormat::Q8, Epilogue::Store), [131, 1], 96, 7).await?,
-        check(gpu, (RowFormat::F16, Epilogue::Store), [5, 9], 104, 33).await?,
+        check(gpu, (RowFormat::Q4, Epilogue::SwiGlu), [138, 6], 576, 21, Rows::Block).await?,
+        check(gpu, (RowFormat::Q4, Epilogue::Add), [67, 3], 192, 65, Rows::Block).await?,
+        check(gpu, (RowFormat::Q8, Epilogue::Store), [131, 1], 96, 7, Rows::Block).await?,
+        check(gpu, (RowFormat::F16, Epilogue::Store), [5, 9], 104, 33, Rows::Block).await?,
+        check(gpu, (RowFormat::Q4, Epilogue::SwiGlu), [138, 6], 576, 3, few).await?,
+        check(gpu, (RowFormat::Q8, Epilogue::Add), [131, 1], 96, 2, few).await?,
+        check(gpu, (RowFormat::F16, Epilogue::Store), [5, 9], 104, 5, few).await?,
     ])
 }
 
@@ -108,13 +144,47 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(8))]
         #[test]
         fn agrees_with_its_twin(
-            format in 0usize..3, epilogue in 0usize..3,
+            format in 0usize..3, epilogue in 0usize..3, most in 0usize..20,
             rows in 1usize..150, more in 1usize..20, groups in 1usize..12, count in 1usize..80,
         ) {
             let variant = (RowFormat::ALL[format], Epilogue::ALL[epilogue]);
+            let (kind, count) =
+                if most == 0 { (Rows::Block, count) } else { (Rows::Batch { most }, count.min(most)) };
             for gpu in families() {
-                let check = check(&gpu, variant, [rows, more], 32 * groups, count);
+                let check = check(&gpu, variant, [rows, more], 32 * groups, count, kind);
                 assert_passed(pollster::block_on(check).map(|c| vec![c]));
+            }
+        }
+    }
+
+    /// The bits of the outputs of the last of `count` rows, whose others differ with `count`.
+    fn last_row(gpu: &Gpu, (format, epilogue): (RowFormat, Epilogue), count: usize, most: usize) -> Vec<u32> {
+        let (matrix, _) = matvec::sample(gpu, &mut Noise::new(8), format, [74, 6], 160);
+        let outputs = epilogue.outputs(matrix.rows());
+        let others = Noise::new(count as u64).values((count - 1) * 160);
+        let x = [others, Noise::new(9).values(160)].concat();
+        let x = gpu.tensor_with(Class::Scratch, "x", &x);
+        let out = gpu.tensor_with(Class::Scratch, "out", &vec![0.5; count * outputs]);
+        let mut rec = Recorder::new(gpu);
+        matmul(&mut rec, &matrix, x.bind(), count, Rows::Batch { most }, epilogue, &out)
+            .expect("it is recorded");
+        let got = rec.read(&out, (count - 1) * outputs, outputs);
+        rec.submit();
+        pollster::block_on(got).expect("it is read").into_iter().map(f32::to_bits).collect()
+    }
+
+    #[test]
+    fn a_row_of_a_batch_has_the_same_bits_in_any_company() {
+        for gpu in families() {
+            for variant in RowFormat::ALL.into_iter().zip([Epilogue::Store, Epilogue::SwiGlu, Epilogue::Add])
+            {
+                for most in [8, 17] {
+                    let alone = last_row(&gpu, variant, 1, most);
+                    for count in 2..=most {
+                        let here = last_row(&gpu, variant, count, most);
+                        assert_eq!(here, alone, "{variant:?}, {count} of {most}, {:?}", gpu.tuning());
+                    }
+                }
             }
         }
     }

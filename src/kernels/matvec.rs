@@ -12,9 +12,10 @@ struct Params {
     rows: u32,
     cols: u32,
     first: u32,
+    /// Of the outputs, for the group kernel's further input rows, of which there are none here.
+    stride: u32,
+    count: u32,
     epsilon: f32,
-    /// See the lane kernel's `touch`.
-    zero: u32,
 }
 
 /// Every shader variant of both families.
@@ -51,15 +52,16 @@ pub fn matvec(
     for part in matrix.parts() {
         let (base, grid) = match family {
             Family::Lanes => (matvec_lanes::key(subgroups), matvec_lanes::grid(part.rows)),
-            Family::Groups => (matvec_groups::key(subgroups), matvec_groups::grid(part.rows)),
+            Family::Groups => (matvec_groups::key(subgroups, 1), matvec_groups::grid(part.rows, 1)),
         };
         let kernel = rec.gpu().kernel(&variant(base, part.format, epilogue, norm.is_some()))?;
         let params = Params {
             rows: part.rows as u32,
             cols: matrix.cols() as u32,
             first: epilogue.outputs(part.first_row) as u32,
+            stride: epilogue.outputs(matrix.rows()) as u32,
+            count: 1,
             epsilon: norm.map_or(0.0, |n| n.epsilon),
-            zero: 0,
         };
         let mut bindings = vec![part.words.bind(), part.scales.bind(), x, out.bind()];
         bindings.extend(norm.map(|n| n.weight.bind()));

@@ -7,7 +7,7 @@ use crate::gpu::{Shader, ShaderKey};
 const SHADER: Shader = Shader { stem: "matvec_lanes", text: include_str!("../../shaders/matvec_lanes.wgsl") };
 
 /// Rows of a lane: what it loads of the input serves all of them.
-const ROWS: u32 = 4;
+const ROWS: u32 = 8;
 
 pub(super) fn key(subgroups: bool) -> ShaderKey {
     ShaderKey::new(SHADER).with("ROWS", ROWS).flag("SUBGROUPS", subgroups)

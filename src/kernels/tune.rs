@@ -8,7 +8,7 @@ use super::check::Noise;
 use super::kv_code::KvBits;
 use super::kv_row::{Format, Heads};
 use super::kv_sample::shuffled;
-use super::matmul::matmul;
+use super::matmul::{Rows, matmul};
 use super::matrix::{Epilogue, Matrix, Part, RowFormat};
 use super::matvec::matvec;
 use crate::Result;
@@ -55,7 +55,7 @@ pub async fn tune(gpu: &Gpu) -> Result<Tuned> {
         let (matrix, x, out) = product(gpu);
         subgroups = race(gpu, &tunings, |rec| {
             matvec(rec, &matrix, x.bind(), None, Epilogue::Store, &out)?;
-            matmul(rec, &matrix, x.bind(), BLOCK, Epilogue::Store, &out)
+            matmul(rec, &matrix, x.bind(), BLOCK, Rows::Block, Epilogue::Store, &out)
         })
         .await?;
         tuning = fastest(tuning, &subgroups);

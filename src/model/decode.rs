@@ -8,7 +8,7 @@ use crate::kernels::accumulate::{Window, accumulate};
 use crate::kernels::attention_decode::{Attend, Parts, attention_decode};
 use crate::kernels::attention_merge::{Merge, attention_merge};
 use crate::kernels::embed::{Lookup, embed};
-use crate::kernels::matmul::matmul;
+use crate::kernels::matmul::{Rows, matmul};
 use crate::kernels::matrix::{Epilogue, Matrix, Norm};
 use crate::kernels::matvec::matvec;
 use crate::kernels::rms_norm::rms_norm;
@@ -205,5 +205,5 @@ fn product(
         }
         None => x,
     };
-    matmul(rec, matrix, x.bind(), count, epilogue, out)
+    matmul(rec, matrix, x.bind(), count, Rows::Batch { most: d.sequences }, epilogue, out)
 }

@@ -13,7 +13,7 @@ use crate::kernels::attention_prefill::attention_prefill;
 use crate::kernels::embed::{Lookup, embed};
 use crate::kernels::kv_read::kv_read;
 use crate::kernels::kv_row::Heads;
-use crate::kernels::matmul::matmul;
+use crate::kernels::matmul::{Rows, matmul};
 use crate::kernels::matrix::Epilogue;
 use crate::kernels::nll::nll;
 use crate::kernels::rms_norm::rms_norm;
@@ -179,7 +179,7 @@ impl Model {
                 count,
                 width,
             )?;
-            matmul(rec, &layer.qkv, s.normed.bind(), count, Epilogue::Store, &s.qkv)?;
+            matmul(rec, &layer.qkv, s.normed.bind(), count, Rows::Block, Epilogue::Store, &s.qkv)?;
             if first == 0 {
                 for (row, token) in
                     cache.first_tokens(block.group()).iter().skip(block.start).take(count).enumerate()
@@ -233,10 +233,10 @@ impl Model {
         for (first, count) in chunks(from, to) {
             let hidden = s.hidden[side].view(first * width, count * width);
             let attended = s.attended.view(first * q_width, count * q_width);
-            matmul(rec, &layer.output, attended.bind(), count, Epilogue::Add, &hidden)?;
+            matmul(rec, &layer.output, attended.bind(), count, Rows::Block, Epilogue::Add, &hidden)?;
             rms_norm(rec, hidden.bind(), &layer.ffn_norm, self.config.epsilon, &s.normed, count, width)?;
-            matmul(rec, &layer.gate_up, s.normed.bind(), count, Epilogue::SwiGlu, &s.inner)?;
-            matmul(rec, &layer.down, s.inner.bind(), count, Epilogue::Add, &hidden)?;
+            matmul(rec, &layer.gate_up, s.normed.bind(), count, Rows::Block, Epilogue::SwiGlu, &s.inner)?;
+            matmul(rec, &layer.down, s.inner.bind(), count, Rows::Block, Epilogue::Add, &hidden)?;
         }
         Ok(())
     }
@@ -267,7 +267,7 @@ impl Model {
         let width = self.config.width;
         let hidden = s.hidden[block.side].view(first * width, count * width);
         rms_norm(rec, hidden.bind(), &self.output_norm, self.config.epsilon, &s.normed, count, width)?;
-        matmul(rec, &self.head, s.normed.bind(), count, Epilogue::Store, out)
+        matmul(rec, &self.head, s.normed.bind(), count, Rows::Block, Epilogue::Store, out)
     }
 
     /// Records the loss of every row of a finished block against `targets`, one for each row, to `out` from

@@ -137,6 +137,8 @@ impl PrefillScratch {
 /// Activations of one decode step, with a row for each of some sequences.
 #[derive(Debug)]
 pub struct DecodeScratch {
+    /// Sequences that it is made for.
+    pub(super) sequences: usize,
     /// The hidden rows. `[sequences, width]`
     pub(super) hidden: Tensor<f32>,
     /// What a product with many rows reads, where there may be many. `[sequences, width]`
@@ -169,6 +171,7 @@ impl DecodeScratch {
         let f = |label: &str, len: usize| gpu.tensor::<f32>(Class::Scratch, label, sequences * len);
         let strides = Strides::new(gpu, config, sequences, capacity);
         Self {
+            sequences,
             hidden: f("hidden", config.width),
             normed: (sequences > 1).then(|| f("normed", config.width)),
             qkv: f("qkv", heads.qkv_width()),

@@ -12,7 +12,7 @@ use benben::kernels::attention_merge::{Merge, attention_merge};
 use benben::kernels::attention_prefill::attention_prefill;
 use benben::kernels::check::Noise;
 use benben::kernels::kv_row::{Basis, KvRows};
-use benben::kernels::matmul::matmul;
+use benben::kernels::matmul::{Rows, matmul};
 use benben::kernels::matrix::{Epilogue, Matrix, Norm};
 use benben::kernels::matvec::matvec;
 use benben::kv::Format;
@@ -131,7 +131,7 @@ impl Bench<'_> {
             self.time(name, work, |rec| {
                 matrices.iter().try_for_each(|matrix| match count {
                     1 => matvec(rec, matrix, x.bind(), norm, epilogue, &out),
-                    _ => matmul(rec, matrix, x.bind(), count, epilogue, &out),
+                    _ => matmul(rec, matrix, x.bind(), count, Rows::Batch { most: count }, epilogue, &out),
                 })
             })
             .await?;
@@ -181,7 +181,8 @@ impl Bench<'_> {
             let bytes = matrix.bytes() + x.bytes() + out.bytes();
             let work = Work { bytes, flop: 2 * (CHUNK * rows * cols) as u64 };
             let name = format!("prefill {name}, {CHUNK} x {rows} x {cols}");
-            self.time(name, work, |rec| matmul(rec, matrix, x.bind(), CHUNK, epilogue, &out)).await?;
+            self.time(name, work, |rec| matmul(rec, matrix, x.bind(), CHUNK, Rows::Block, epilogue, &out))
+                .await?;
         }
         Ok(())
     }
