@@ -21,7 +21,7 @@ bench one
 bench kernels --kernels --prompt-tokens 2048
 bench batch --suite batch --batches 1,2,4,8
 bench depth --suite depth --prompts 1024,2048,4096
-bench share --suite share --prompts 1024 --answer 32
+bench share --suite share --prompts 1024 --answer 32 --step-tokens 2048
 if [ -d benches/peers/node_modules ]; then
     # Into a variable first: a run that fails must not leave half a file.
     report=$(node benches/peers/llama_cpp.mjs "$model" --runs 2 --json)

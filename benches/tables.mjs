@@ -54,8 +54,8 @@ function suite(run) {
   });
   const packs = (run.packs ?? []).map(
     (pack) =>
-      `\n\n${pack.batch_by_plan} sequences of ${pack.prompt_tokens} tokens under ${pack.cache} fit into the ` +
-      `${bytes(pack.bytes)} of ${pack.full_batch} under the first cache, ${pack.most_at_once == null ? "by plan; they were not run" : `and ${pack.most_at_once} ran at once`}.`,
+      `\n\n${pack.batch} sequences of ${pack.prompt_tokens} tokens under ${pack.cache} fit into the ` +
+      `${bytes(pack.bytes)} of ${pack.full_batch} under the first cache, ${pack.most_at_once == null ? "but they were not run" : `and ${pack.most_at_once} ran at once`}.`,
   );
   return table(head, rows) + packs.join("");
 }

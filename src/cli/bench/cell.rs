@@ -45,6 +45,8 @@ pub struct Measured {
     /// Rows that lived when they were most, and what a full f16 cache takes then.
     pub kv_bytes: u64,
     pub kv_bytes_full_f16: u64,
+    /// What the engine set aside for rows and tables, for whole answers.
+    pub kv_bytes_reserved: u64,
     /// The most that was on the device at once, weights included.
     pub peak_bytes: u64,
     pub agreement: Agreement,
@@ -139,6 +141,7 @@ impl Bench {
             most_at_once: held.sequences,
             kv_bytes: held.kv_bytes,
             kv_bytes_full_f16: held.kv_bytes_full_f16,
+            kv_bytes_reserved: held.kv_bytes_reserved,
             peak_bytes: gpu.bytes().peak,
             agreement,
         })
@@ -171,16 +174,16 @@ impl Bench {
             engine.submit(Request { prompt, kv: cache.kv.clone(), generate: greedy(cell) })
         };
         let answers = (0..cell.batch).map(submit).collect::<Result<Vec<_>>>()?;
-        let (mut fullest, mut sequences) = (EngineReport::default(), 0);
+        let mut most = EngineReport::default();
         let times = drive(answers, self.limit, || {
             let now = engine.report();
-            sequences = sequences.max(now.sequences);
-            if now.kv_bytes > fullest.kv_bytes {
-                fullest = now;
+            most.sequences = most.sequences.max(now.sequences);
+            most.kv_bytes_reserved = most.kv_bytes_reserved.max(now.kv_bytes_reserved);
+            if now.kv_bytes > most.kv_bytes {
+                (most.kv_bytes, most.kv_bytes_full_f16) = (now.kv_bytes, now.kv_bytes_full_f16);
             }
         });
-        let times = times.await?;
-        Ok((times, EngineReport { sequences, ..fullest }))
+        Ok((times.await?, most))
     }
 
     /// The tokens of a sequence that runs alone.

@@ -19,7 +19,7 @@ use benben::kv::Format;
 use benben::{Gpu, KvBits, KvOptions, Model, Result};
 use serde::Serialize;
 
-use super::BenchArgs;
+use super::{BenchArgs, now};
 use crate::cli::Outcome;
 use crate::cli::measure::{Ceilings, seconds};
 use crate::cli::report::Table;
@@ -32,6 +32,8 @@ const MANY: usize = 16;
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
 struct Report {
+    /// Seconds since 1970 when it began.
+    time: u64,
     model: String,
     adapter: String,
     #[serde(flatten)]
@@ -70,6 +72,7 @@ pub async fn run(args: &BenchArgs) -> Outcome {
     let model = args.open(&KvOptions::default()).await?;
     let gpu = model.gpu();
     let report = Report {
+        time: now(),
         model: model.config().name.clone(),
         adapter: gpu.describe(),
         ceilings: Ceilings::measure(gpu).await?,

@@ -24,6 +24,7 @@ mod summary;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use benben::model::SyntheticPreset;
 use benben::{Error, KvOptions, Model, Result, RowFormat};
@@ -116,6 +117,11 @@ fn save_json(path: &Path, report: &impl Serialize) -> Outcome {
 
 fn save(path: &Path, text: String) -> Outcome {
     std::fs::write(path, text).map_err(|error| Failure::Save { path: path.display().to_string(), error })
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs())
 }
 
 /// A prompt of arbitrary tokens, another one for each sequence: speed does not depend on which.

@@ -8,7 +8,7 @@ use std::time::Instant;
 use benben::{GenerateOptions, Result, Session};
 use serde::Serialize;
 
-use super::{BenchArgs, prompt};
+use super::{BenchArgs, now, prompt};
 use crate::cli::Outcome;
 use crate::cli::kv_args::KvLabel;
 use crate::cli::measure::{Ceilings, median};
@@ -23,6 +23,8 @@ const LONG: usize = 256;
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
 struct Report {
+    /// Seconds since 1970 when it ended.
+    time: u64,
     model: String,
     adapter: String,
     #[serde(flatten)]
@@ -73,6 +75,7 @@ pub async fn run(args: &BenchArgs) -> Outcome {
     let weights = decode.map(|rate| rate * model.bytes_per_step() as f64 / 1e9);
     let rows = session.kv();
     let report = Report {
+        time: now(),
         model: model.config().name.clone(),
         adapter: gpu.describe(),
         kv: KvLabel::of(&kv),

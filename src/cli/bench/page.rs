@@ -115,9 +115,12 @@ impl Shown {
     }
 }
 
+/// A plot's title, what to read from it, and what it shows of a cell.
+type Drawn = (&'static str, &'static str, fn(&Measured) -> Option<f64>);
+
 fn plots(summary: &Summary, lines: &Lines) -> Vec<Plot> {
     let x = if lines.over_batches { "sequences side by side" } else { "tokens of the prompt" };
-    let all: [(&str, &str, fn(&Measured) -> Option<f64>); 4] = [
+    let all: [Drawn; 4] = [
         ("Decode, tokens per second", "All sequences together, while all generate; higher is better.", |m| {
             m.decode_tokens_per_second
         }),
@@ -129,7 +132,7 @@ fn plots(summary: &Summary, lines: &Lines) -> Vec<Plot> {
             Some(m.kv_bytes as f64 / 1e6)
         }),
     ];
-    let plot = |(title, note, value): (&'static str, &'static str, fn(&Measured) -> Option<f64>)| {
+    let plot = |(title, note, value): Drawn| {
         let series = lines.names.iter().filter_map(|name| series(summary, lines, name, value)).collect();
         Plot::new(Titles { title, note, x }, Axis::Doublings, Axis::Amount, series)
     };
@@ -172,6 +175,7 @@ mod tests {
             most_at_once: batch,
             kv_bytes: (1_000_000 * batch) as u64,
             kv_bytes_full_f16: (5_000_000 * batch) as u64,
+            kv_bytes_reserved: (1_200_000 * batch) as u64,
             peak_bytes: 90_000_000,
             agreement: Agreement { sequences: 4, identical: 3, share_before_difference: 0.9 },
         };
@@ -206,7 +210,7 @@ mod tests {
             prompt_tokens: 512,
             full_batch: 4,
             bytes: 20_000_000,
-            batch_by_plan: 33,
+            batch: 33,
             most_at_once: None,
         });
         let page = document(&summary).unwrap();

@@ -1,6 +1,6 @@
 //! A grid → its report, cell by cell: one that fails takes no other with it.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use benben::KvOptions;
 use benben::plan::Limits;
@@ -9,7 +9,7 @@ use super::cache::Cache;
 use super::cell::{Alone, Bench, Cell};
 use super::suite::{Grid, Suite, SuiteArgs};
 use super::summary::{Outcome as CellOutcome, Pack, Row, Summary};
-use super::{BenchArgs, page, save, save_json};
+use super::{BenchArgs, now, page, save, save_json};
 use crate::cli::Outcome;
 use crate::cli::measure::Ceilings;
 use crate::cli::report::{bytes, note};
@@ -41,11 +41,10 @@ impl<'a> Runner<'a> {
     async fn new(args: &'a BenchArgs, suite: Suite) -> Outcome<Self> {
         let model = args.open(&KvOptions::default()).await?;
         let gpu = model.gpu();
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let summary = Summary {
             suite: suite.name(),
             program: format!("benben {}", env!("CARGO_PKG_VERSION")),
-            time: now.map_or(0, |now| now.as_secs()),
+            time: now(),
             model: model.config().name.clone(),
             weights: args.weights_name(),
             weight_bytes: gpu.bytes().weights,
@@ -115,37 +114,35 @@ impl<'a> Runner<'a> {
     async fn pack(&mut self, grid: &Grid, prompt_tokens: usize) -> Outcome {
         let Some(full_batch) = grid.batches.iter().copied().max() else { return Ok(()) };
         for cache in grid.caches.iter().skip(1) {
-            let of = |cache: &Cache, summary: &Summary| {
-                let is = |row: &&Row| {
-                    let cell = &row.cell;
-                    (cell.batch, cell.prompt_tokens, &cell.cache) == (full_batch, prompt_tokens, &cache.name)
-                };
-                summary.cells.iter().find(is).cloned()
-            };
-            let (full, own) = (of(&grid.caches[0], &self.summary), of(cache, &self.summary));
+            let full = self.row(full_batch, prompt_tokens, &grid.caches[0]);
+            let own = self.row(full_batch, prompt_tokens, cache);
             let (Some(full), Some(own)) = (full, own) else { continue };
-            let one = (own.plan_kv_bytes / full_batch as u64).max(1);
-            let batch_by_plan = (full.plan_kv_bytes / one) as usize;
-            let seconds = own.measured().map_or(f64::INFINITY, |m| m.seconds);
-            let in_time =
-                seconds * batch_by_plan as f64 / full_batch as f64 <= self.bench.limit.as_secs_f64();
+            // The engine counts tables too; the plan is all there is of what did not run.
+            let (bytes, of_own, seconds) = match (full.measured(), own.measured()) {
+                (Some(full), Some(own)) => (full.kv_bytes_reserved, own.kv_bytes_reserved, own.seconds),
+                _ => (full.plan_kv_bytes, own.plan_kv_bytes, f64::INFINITY),
+            };
+            let batch = (bytes * full_batch as u64 / of_own.max(1)) as usize;
+            let in_time = seconds * batch as f64 / full_batch as f64 <= self.bench.limit.as_secs_f64();
+            let mut most_at_once = None;
             if in_time {
-                let work = (batch_by_plan, prompt_tokens, grid.answer);
-                self.cell(work, cache, Some(full.plan_kv_bytes)).await?;
+                self.cell((batch, prompt_tokens, grid.answer), cache, Some(bytes)).await?;
+                let last = self.summary.cells.last().and_then(Row::measured);
+                most_at_once = last.map(|measured| measured.most_at_once);
             }
-            let last = self.summary.cells.last().filter(|_| in_time);
-            let most_at_once = last.and_then(Row::measured).map(|measured| measured.most_at_once);
-            let (bytes, cache) = (full.plan_kv_bytes, cache.name.clone());
-            self.summary.packs.push(Pack {
-                cache,
-                prompt_tokens,
-                full_batch,
-                bytes,
-                batch_by_plan,
-                most_at_once,
-            });
+            let cache = cache.name.clone();
+            self.summary.packs.push(Pack { cache, prompt_tokens, full_batch, bytes, batch, most_at_once });
         }
         self.save()
+    }
+
+    /// What came of a cell.
+    fn row(&self, batch: usize, prompt_tokens: usize, cache: &Cache) -> Option<Row> {
+        let is = |row: &&Row| {
+            let cell = &row.cell;
+            (cell.batch, cell.prompt_tokens, &cell.cache) == (batch, prompt_tokens, &cache.name)
+        };
+        self.summary.cells.iter().find(is).cloned()
     }
 
     fn save(&self) -> Outcome {

@@ -72,7 +72,7 @@ impl SuiteArgs {
             Suite::Quick => (&[1, 4], &[640], 16, &["full", "auto-20"]),
             Suite::Batch => (&[1, 2, 4, 8, 16], &[512], 64, &["full", "auto-20"]),
             Suite::Depth => (&[1], &[1024, 2048, 4096, 8192, 16_384], 64, &["full", "rows-512"]),
-            Suite::Share => (&[4], &[4096], 64, &["full", "auto-12"]),
+            Suite::Share => (&[4], &[4096], 128, &["full", "auto-12"]),
             Suite::Paper => (&[32], &[512], 256, &["full", "auto-20", "pyramid-13b"]),
         };
         let or =

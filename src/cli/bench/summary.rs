@@ -55,12 +55,12 @@ pub enum Outcome {
 pub struct Pack {
     pub cache: String,
     pub prompt_tokens: usize,
-    /// The batch under the first cache, and the bytes that the plan gives it.
+    /// The batch under the first cache, and the bytes that its rows and tables take once all answers are whole.
     pub full_batch: usize,
     pub bytes: u64,
-    /// Sequences under this cache that the plan gives room in them.
-    pub batch_by_plan: usize,
-    /// As many were submitted to an engine with those bytes; the most that it decoded at once. Absent, they were not.
+    /// Sequences under this cache that have room in them.
+    pub batch: usize,
+    /// As many were submitted to an engine with those bytes; the most that it let in at once. Absent, they were not.
     pub most_at_once: Option<usize>,
 }
 
@@ -153,15 +153,15 @@ impl fmt::Display for Summary {
 
 impl fmt::Display for Pack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { cache, prompt_tokens, full_batch, batch_by_plan, .. } = self;
+        let Self { cache, prompt_tokens, full_batch, batch, .. } = self;
         let ran = match self.most_at_once {
             Some(most) => format!("and {most} ran at once"),
-            None => "by plan; they were not run".to_owned(),
+            None => "but they were not run".to_owned(),
         };
         let taken = bytes(self.bytes);
         write!(
             f,
-            "{batch_by_plan} sequences of {prompt_tokens} tokens under {cache} in the {taken} of {full_batch}, {ran}"
+            "{batch} sequences of {prompt_tokens} tokens under {cache} in the {taken} of {full_batch}, {ran}"
         )
     }
 }
