@@ -85,7 +85,7 @@ run() {
     fi
     if [ "${2:-}" = --tiny ]; then
         part doctor 120 "$benben" doctor
-        peer tiny 60 --batch 4 --prompt-tokens 64 --max-tokens 16
+        peer tiny 150 --batch 4 --prompt-tokens 64 --max-tokens 16
         suite paper 60 tiny --batches 4 --prompts 64 --answer 16
         part kernels-tiny 60 "$benben" bench --synthetic tiny --kernels --json="$out/kernels-tiny.json"
         suite batch 60 tiny --batches 1,3 --prompts 64 --answer 16
