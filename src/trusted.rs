@@ -13,6 +13,13 @@ pub(crate) fn shader_module(
     unsafe { device.create_shader_module_trusted(text, wgpu::ShaderRuntimeChecks::unchecked()) }
 }
 
+/// Leave to ask a device for features that wgpu still tries out; `gpu/adapter.rs` asks for cooperative matrices alone.
+pub(crate) fn experimental_features() -> wgpu::ExperimentalFeatures {
+    // SAFETY: only the crate's own shaders use them, where every subgroup runs the same operations on tiles within their
+    // arrays, and only after `kernels/matmul_matrix.rs` compared their products with the twin's on the device.
+    unsafe { wgpu::ExperimentalFeatures::enabled() }
+}
+
 /// A pipeline cache that begins with `data`, which a cache of the same adapter and driver gave out.
 pub(crate) fn pipeline_cache(device: &wgpu::Device, data: Option<&[u8]>) -> wgpu::PipelineCache {
     let descriptor = wgpu::PipelineCacheDescriptor { label: Some("pipelines"), data, fallback: true };

@@ -7,6 +7,7 @@ use std::path::Path;
 use benben::Gpu;
 use benben::gpu::{AdapterSummary, Family, Tuning, TuningSource, adapters, cache_folder};
 use benben::kernels::check::{self, Check};
+use benben::kernels::matmul_matrix::prove;
 use benben::kernels::tune::{Trial, Tuned, tune};
 use serde_json::{Value, json};
 
@@ -39,6 +40,7 @@ pub async fn run(args: &DoctorArgs) -> Outcome {
         text(format!("\nmeasured on {}\n{}", gpu.describe(), trial_lines(&tuned)))?;
         keep(&mut gpu, cache_folder().as_deref())?;
     }
+    let gpu = prove(&gpu).await;
     text(format!("\ntuning\n  {}, {}\n", tuning(gpu.tuning()), source(&gpu)))?;
     let checks = check::all(&gpu).await?;
     gpu.check()?;
@@ -71,7 +73,8 @@ fn tuning(tuning: Tuning) -> String {
         Family::Lanes => "kernels for software adapters",
         Family::Groups => "kernels for real GPUs",
     };
-    format!("{family}, {}, decode attention in {} parts", subgroups(tuning), tuning.attention_splits)
+    let units = if tuning.matrix_units { ", matrix units" } else { "" };
+    format!("{family}, {}{units}, decode attention in {} parts", subgroups(tuning), tuning.attention_splits)
 }
 
 fn source(gpu: &Gpu) -> &'static str {
@@ -177,6 +180,7 @@ fn json_report(
         "tuning": {
             "family": format!("{:?}", gpu.tuning().family).to_lowercase(),
             "subgroups": gpu.tuning().subgroups,
+            "matrix_units": gpu.tuning().matrix_units,
             "attention_splits": gpu.tuning().attention_splits,
             "source": format!("{:?}", gpu.tuning_source()).to_lowercase(),
         },

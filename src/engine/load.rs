@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::session::{Session, SessionOptions};
 use crate::gpu::Gpu;
+use crate::kernels::matmul_matrix;
 use crate::kernels::matrix::RowFormat;
 use crate::kernels::sample::Sampling;
 use crate::kv::KvOptions;
@@ -77,6 +78,7 @@ impl Model {
         let config = Config::read(file).await?;
         options.plan(gpu, file, &config)?;
         let text = read_text(file)?;
+        let gpu = &matmul_matrix::prove(gpu).await;
         if let Some(prompt) = options.prompt {
             let stand_in = Self::stand_in(gpu, file, &config, options.weights).await?;
             compile_for(&stand_in, options, prompt)?;

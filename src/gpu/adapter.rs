@@ -41,6 +41,26 @@ pub fn optional_features() -> wgpu::Features {
     wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY
 }
 
+/// What kernels on matrix units ask of a device: cooperative matrices, in an experimental feature of wgpu, halves and
+/// subgroups. Empty where the adapter lacks one of them, products of 16 by 16 halves summed in f32, or subgroups of 32
+/// lanes.
+pub fn matrix_features(adapter: &wgpu::Adapter) -> wgpu::Features {
+    let wanted = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
+        | wgpu::Features::SHADER_F16
+        | wgpu::Features::SUBGROUP;
+    let info = adapter.get_info();
+    let lanes = [info.subgroup_min_size, info.subgroup_max_size] == [32, 32];
+    let usable = lanes && adapter.cooperative_matrix_properties().iter().any(is_usable);
+    if usable && adapter.features().contains(wanted) { wanted } else { wgpu::Features::empty() }
+}
+
+fn is_usable(shape: &wgpu::CooperativeMatrixProperties) -> bool {
+    let types = (shape.ab_type, shape.cr_type);
+    [shape.m_size, shape.n_size, shape.k_size] == [16; 3]
+        && types == (wgpu::CooperativeScalarType::F16, wgpu::CooperativeScalarType::F32)
+        && !shape.saturating_accumulation
+}
+
 /// The limits to request from an adapter before handing its device to [`super::Gpu::adopt`]: WebGPU's
 /// defaults, with the buffer and binding sizes raised to what the adapter has.
 pub fn required_limits(adapter: &wgpu::Adapter) -> wgpu::Limits {
@@ -108,5 +128,32 @@ fn rank(kind: wgpu::DeviceType) -> u8 {
         wgpu::DeviceType::VirtualGpu => 2,
         wgpu::DeviceType::Other => 3,
         wgpu::DeviceType::Cpu => 4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_shape_of_the_kernel_is_usable() {
+        let (half, single) = (wgpu::CooperativeScalarType::F16, wgpu::CooperativeScalarType::F32);
+        let shape = |[m_size, n_size, k_size]: [u32; 3], ab_type, cr_type| {
+            let saturating_accumulation = false;
+            wgpu::CooperativeMatrixProperties {
+                m_size,
+                n_size,
+                k_size,
+                ab_type,
+                cr_type,
+                saturating_accumulation,
+            }
+        };
+        assert!(is_usable(&shape([16; 3], half, single)));
+        for other in
+            [shape([16, 8, 16], half, single), shape([16; 3], half, half), shape([8; 3], single, single)]
+        {
+            assert!(!is_usable(&other), "{other:?}");
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::account::{Account, Bytes, Class, Counters};
-use super::adapter::{AdapterChoice, find, optional_features, required_limits};
+use super::adapter::{AdapterChoice, find, matrix_features, optional_features, required_limits};
 use super::kernel;
 use super::pipeline_cache::PipelineCache;
 use super::readback::Poller;
@@ -27,6 +27,7 @@ pub(super) struct Inner {
     device: wgpu::Device,
     queue: wgpu::Queue,
     info: wgpu::AdapterInfo,
+    matrix_units: bool,
     account: Arc<Account>,
     fault: Fault,
     pub kernels: kernel::Cache,
@@ -77,13 +78,23 @@ impl Gpu {
 
     async fn open_with(choice: &AdapterChoice, folder: Option<&Path>) -> Result<Self> {
         let adapter = find(choice).await?;
-        let descriptor = wgpu::DeviceDescriptor {
+        let mut descriptor = wgpu::DeviceDescriptor {
             label: Some("benben"),
             required_features: adapter.features() & (optional_features() | wgpu::Features::PIPELINE_CACHE),
             required_limits: required_limits(&adapter),
             ..Default::default()
         };
-        let (device, queue) = adapter.request_device(&descriptor).await.map_err(|e| Error::Unsupported {
+        let plain = descriptor.clone();
+        let matrices = matrix_features(&adapter);
+        if !matrices.is_empty() {
+            descriptor.required_features |= matrices;
+            descriptor.experimental_features = crate::trusted::experimental_features();
+        }
+        let mut opened = adapter.request_device(&descriptor).await;
+        if opened.is_err() && !matrices.is_empty() {
+            opened = adapter.request_device(&plain).await;
+        }
+        let (device, queue) = opened.map_err(|e| Error::Unsupported {
             need: "a device with WebGPU's default limits".to_owned(),
             have: format!("adapter '{}', which says: {e}", adapter.get_info().name),
         })?;
@@ -109,8 +120,9 @@ impl Gpu {
 
     /// Uses a device that somebody else opened and goes on using: a game, a desktop app.
     ///
-    /// Ask the adapter for [`required_limits`] and whatever of [`optional_features`] it has. The host keeps its
-    /// own handlers for device errors and loss.
+    /// Ask the adapter for [`required_limits`] and whatever of [`optional_features`] it has; those of
+    /// [`matrix_features`] are used where the host asked for them too. The host keeps its own handlers for device
+    /// errors and loss.
     pub fn adopt(adapter: &wgpu::Adapter, device: wgpu::Device, queue: wgpu::Queue) -> Self {
         Self::new(adapter, device, queue, Fault::default(), None)
     }
@@ -124,11 +136,14 @@ impl Gpu {
     ) -> Self {
         let info = adapter.get_info();
         let tuning = Tuning::for_device(&info, device.features());
+        let matrices = matrix_features(adapter);
+        let matrix_units = !matrices.is_empty() && device.features().contains(matrices);
         let inner = Inner {
             poller: Poller::new(device.clone()),
             device,
             queue,
             info,
+            matrix_units,
             account: Arc::default(),
             fault,
             kernels: kernel::Cache::default(),
@@ -141,6 +156,17 @@ impl Gpu {
     /// The same device with other kernel choices, for tests and measurements.
     pub fn with_tuning(&self, tuning: Tuning) -> Self {
         Self { inner: self.inner.clone(), tuning, tuning_source: TuningSource::Caller }
+    }
+
+    /// The same device with kernels on its matrix units, the other choices as they are.
+    pub(crate) fn tuned_to_matrix_units(&self) -> Self {
+        let tuning = Tuning { matrix_units: true, ..self.tuning };
+        Self { tuning, ..self.clone() }
+    }
+
+    /// True if the device was opened with the cooperative matrices that kernels multiply with.
+    pub fn has_matrix_units(&self) -> bool {
+        self.inner.matrix_units
     }
 
     /// The kernel choices of this device.

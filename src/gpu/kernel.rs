@@ -4,13 +4,14 @@
 //! once, and whoever submits waits for those that are not done, or compiles them itself.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use super::device::Gpu;
 use super::recorder::MOST_JOBS;
 use super::shader::{ShaderKey, assemble, binding_access};
 use super::workers::Workers;
-use crate::Result;
+use crate::{Error, Result};
 
 /// A shader variant and its pipeline. Binding 0 is a uniform with the parameters, the others are storage.
 #[derive(Debug, Clone)]
@@ -43,7 +44,15 @@ pub(super) const JOBS_BYTES: u64 = JOB_BYTES * MOST_JOBS as u64;
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     made: Mutex<HashMap<ShaderKey, Kernel>>,
+    described: AtomicUsize,
     workers: Workers,
+}
+
+impl Cache {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ShaderKey, Kernel>> {
+        // A poisoned lock only means that another thread panicked between two whole entries.
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Kernel {
@@ -57,22 +66,54 @@ impl Gpu {
     /// The kernel of a shader variant, whose first use starts to compile it.
     ///
     /// # Errors
-    /// [`crate::Error::Format`] for a mistake in a shader file.
+    /// [`Error::Format`] for a mistake in a shader file.
     pub fn kernel(&self, key: &ShaderKey) -> Result<Kernel> {
-        let Cache { made, workers } = &self.inner.kernels;
-        // A poisoned lock only means that another thread panicked between two whole entries.
-        let mut made = made.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut made = self.inner.kernels.lock();
         if let Some(kernel) = made.get(key) {
             return Ok(kernel.clone());
         }
-        let kernel = self.describe_kernel(key, made.len())?;
+        let kernel = self.describe_kernel(key)?;
         made.insert(key.clone(), kernel.clone());
         drop(made);
-        workers.compile(kernel.clone());
+        self.inner.kernels.workers.compile(kernel.clone());
         Ok(kernel)
     }
 
-    fn describe_kernel(&self, key: &ShaderKey, id: usize) -> Result<Kernel> {
+    /// Compiles a shader variant at once and keeps it. What the device reports of that is this call's error instead of
+    /// the device's.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for a mistake in a shader file, [`Error::Unsupported`] for a shader that the device refuses.
+    pub async fn try_kernel(&self, key: &ShaderKey) -> Result<()> {
+        if self.inner.kernels.lock().contains_key(key) {
+            return Ok(());
+        }
+        let (kernel, errors) = {
+            let filters =
+                [wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::Validation];
+            // Scopes are a thread's own, so that this one compiles, and end in the opposite order.
+            let [memory, internal, validation] = filters.map(|filter| self.device().push_error_scope(filter));
+            let kernel = self.describe_kernel(key);
+            if let Ok(kernel) = &kernel {
+                LazyLock::force(&kernel.inner.pipeline);
+            }
+            let validation = validation.pop();
+            let internal = internal.pop();
+            (kernel, [validation, internal, memory.pop()])
+        };
+        let mut refused = None;
+        for error in errors {
+            refused = error.await.or(refused);
+        }
+        if let Some(error) = refused {
+            let (need, have) = (format!("compile the shader '{key}'"), error.to_string());
+            return Err(Error::Unsupported { need, have });
+        }
+        self.inner.kernels.lock().entry(key.clone()).or_insert(kernel?);
+        Ok(())
+    }
+
+    fn describe_kernel(&self, key: &ShaderKey) -> Result<Kernel> {
         let text = assemble(key)?;
         let label = key.to_string();
         let device = self.device();
@@ -93,6 +134,7 @@ impl Gpu {
             entries: &entries,
         });
         self.count_pipeline();
+        let id = self.inner.kernels.described.fetch_add(1, Ordering::Relaxed);
         let compile = compile(device.clone(), label.clone(), text, layout.clone(), self.pipeline_cache());
         let pipeline = LazyLock::new(Box::new(compile) as Compile);
         let inner = Inner { id, label, pipeline, layout, bindings: access.len(), params_bytes };

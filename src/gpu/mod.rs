@@ -28,7 +28,9 @@ mod tuning_file;
 mod workers;
 
 pub use account::{Bytes, Class, Counters};
-pub use adapter::{AdapterChoice, AdapterSummary, adapters, optional_features, required_limits};
+pub use adapter::{
+    AdapterChoice, AdapterSummary, adapters, matrix_features, optional_features, required_limits,
+};
 pub use arena::Arena;
 pub use device::Gpu;
 pub use folder::cache_folder;

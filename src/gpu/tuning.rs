@@ -16,6 +16,9 @@ pub struct Tuning {
     pub family: Family,
     /// Use subgroup operations where a kernel has such a variant.
     pub subgroups: bool,
+    /// Multiply many rows on cooperative matrices, in halves. False until such a product was compared with its twin
+    /// on the device, by `kernels::matmul_matrix::prove`.
+    pub matrix_units: bool,
     /// Decode attention: how many parts the rows of a head are split into.
     pub attention_splits: u32,
 }
@@ -43,12 +46,13 @@ impl Tuning {
             Self {
                 family: Family::Lanes,
                 subgroups: subgroups && info.subgroup_min_size >= 8,
+                matrix_units: false,
                 attention_splits: 16,
             }
         } else {
             // Subgroup kernels assume at least 16 lanes; narrower ones gain nothing over shared memory.
             let wide = subgroups && info.subgroup_min_size >= 16;
-            Self { family: Family::Groups, subgroups: wide, attention_splits: 16 }
+            Self { family: Family::Groups, subgroups: wide, matrix_units: false, attention_splits: 16 }
         }
     }
 }

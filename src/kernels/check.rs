@@ -158,6 +158,9 @@ pub(super) mod testing {
                 ..base
             }));
         }
+        if gpu.has_matrix_units() {
+            tunings.push(Tuning { family: Family::Groups, matrix_units: true, ..gpu.tuning() });
+        }
         tunings.into_iter().map(|t| gpu.with_tuning(t)).collect()
     }
 

@@ -3,7 +3,7 @@
 use super::check::{Check, Noise, poisoned};
 use super::matmul_lanes::Tile;
 use super::matrix::{Epilogue, Matrix, Part, RowFormat};
-use super::{matmul_groups, matvec, matvec_groups};
+use super::{matmul_groups, matmul_matrix, matvec, matvec_groups};
 use crate::Result;
 use crate::gpu::{Binding, Class, Family, Gpu, Recorder, ShaderKey, Tensor, Tuning};
 
@@ -34,7 +34,7 @@ pub enum Rows {
 pub fn variants() -> Vec<ShaderKey> {
     let mut all = Vec::new();
     for format in RowFormat::ALL {
-        let mut keys = vec![matmul_groups::key()];
+        let mut keys = vec![matmul_groups::key(), matmul_matrix::key(32), matmul_matrix::key(64)];
         for subgroups in [false, true] {
             keys.extend(Tile::all(format, subgroups).map(|tile| tile.key(subgroups)));
         }
@@ -56,8 +56,22 @@ pub fn matmul(
     epilogue: Epilogue,
     out: &Tensor<f32>,
 ) -> Result<()> {
+    let tuning = rec.gpu().tuning();
+    record(rec, matrix, x, count, epilogue, out, |part| choose(tuning, part, count, rows))
+}
+
+/// [`matmul`] by kernels of any choice.
+fn record(
+    rec: &mut Recorder,
+    matrix: &Matrix,
+    x: Binding<'_>,
+    count: usize,
+    epilogue: Epilogue,
+    out: &Tensor<f32>,
+    choose: impl Fn(&Part) -> (ShaderKey, [u32; 3]),
+) -> Result<()> {
     for part in matrix.parts() {
-        let (base, grid) = choose(rec.gpu().tuning(), part, count, rows);
+        let (base, grid) = choose(part);
         let kernel = rec.gpu().kernel(&epilogue.variant(part.format.variant(base)))?;
         let params = Params {
             rows: part.rows as u32,
@@ -73,7 +87,7 @@ pub fn matmul(
 
 /// The kernel and its grid. Tiles of one kernel agree in every bit, kernels do not: what `count` chooses is a tile.
 fn choose(tuning: Tuning, part: &Part, count: usize, rows: Rows) -> (ShaderKey, [u32; 3]) {
-    let Tuning { family, subgroups, .. } = tuning;
+    let Tuning { family, subgroups, matrix_units, .. } = tuning;
     match (family, rows) {
         (Family::Lanes, _) => {
             let tile = Tile::of(part.format, subgroups, count);
@@ -83,17 +97,36 @@ fn choose(tuning: Tuning, part: &Part, count: usize, rows: Rows) -> (ShaderKey, 
             let columns = matvec_groups::columns(count);
             (matvec_groups::key(subgroups, columns), matvec_groups::grid(part.rows, count))
         }
+        (Family::Groups, _) if matrix_units => {
+            let columns = matmul_matrix::columns(rows);
+            (matmul_matrix::key(columns), matmul_matrix::grid(part.rows, count, columns))
+        }
         (Family::Groups, _) => (matmul_groups::key(), matmul_groups::grid(part.rows, count)),
     }
 }
 
-async fn check(
+/// Compares a product of two parts with its twin.
+pub(super) async fn check(
+    gpu: &Gpu,
+    variant: (RowFormat, Epilogue),
+    rows: [usize; 2],
+    cols: usize,
+    count: usize,
+    kind: Rows,
+) -> Result<Check> {
+    let tuning = gpu.tuning();
+    check_chosen(gpu, variant, rows, cols, count, kind, |part| choose(tuning, part, count, kind)).await
+}
+
+/// [`check`] of kernels of any choice.
+pub(super) async fn check_chosen(
     gpu: &Gpu,
     (format, epilogue): (RowFormat, Epilogue),
     rows: [usize; 2],
     cols: usize,
     count: usize,
     kind: Rows,
+    choose: impl Fn(&Part) -> (ShaderKey, [u32; 3]),
 ) -> Result<Check> {
     let mut noise = Noise::new(6);
     let rows = rows.map(|r| if epilogue == Epilogue::SwiGlu { r.next_multiple_of(2) } else { r });
@@ -108,7 +141,7 @@ async fn check(
     let out = poisoned(gpu, count * outputs);
     gpu.write(&out, 0, &want);
     let mut rec = Recorder::new(gpu);
-    matmul(&mut rec, &matrix, device_x.bind(), count, kind, epilogue, &out)?;
+    record(&mut rec, &matrix, device_x.bind(), count, epilogue, &out, &choose)?;
     let got = rec.read(&out, 0, count * outputs);
     rec.submit();
     // Each row is a matrix-vector product, whose twin is this kernel's too.
@@ -117,8 +150,10 @@ async fn check(
         matvec::twin(&parts[0], x, epilogue, first);
         matvec::twin(&parts[1], x, epilogue, second);
     }
+    let halves = matrix.parts().iter().any(|part| choose(part).0.stem() == matmul_matrix::STEM);
+    let tolerance = if halves { matmul_matrix::TOLERANCE } else { 1e-5 };
     let label = format!("matmul {format:?} {epilogue:?} {count} rows by {rows:?}x{cols}, {kind:?}");
-    Ok(Check::compare(label, &got.await?, &want, 1e-5))
+    Ok(Check::compare(label, &got.await?, &want, tolerance))
 }
 
 pub(super) async fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
@@ -187,6 +222,20 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn matrix_units_take_what_vectors_leave_whatever_the_count() {
+        let gpu = super::super::check::testing::gpu();
+        let tuning = Tuning { family: Family::Groups, matrix_units: true, ..gpu.tuning() };
+        let (matrix, _) = matvec::sample(&gpu, &mut Noise::new(1), RowFormat::Q4, [130, 1], 32);
+        let chosen = |count, rows| choose(tuning, &matrix.parts()[0], count, rows);
+        for count in 1..=33 {
+            let batch = Rows::Batch { most: 33 };
+            assert_eq!(chosen(count, batch), (matmul_matrix::key(32), [3, count.div_ceil(32) as u32, 1]));
+            assert_eq!(chosen(count, Rows::Block), (matmul_matrix::key(64), [3, 1, 1]));
+        }
+        assert_eq!(chosen(8, Rows::Batch { most: 8 }).0.stem(), "matvec_groups");
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub mod kv_write;
 pub mod matmul;
 mod matmul_groups;
 mod matmul_lanes;
+pub mod matmul_matrix;
 pub mod matrix;
 pub mod matvec;
 mod matvec_groups;
