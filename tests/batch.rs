@@ -160,6 +160,26 @@ fn who_no_longer_polls_holds_nobody_up() {
 }
 
 #[test]
+fn who_polls_first_leaves_the_others_their_turn() {
+    let engine = engine(&model(), 3, 256);
+    let requests: Vec<_> = (0..3).map(|i| request(i, 20, 30, KvOptions::full())).collect();
+    let mut answers = submit(&engine, &requests);
+    let mut seen = [0; 3];
+    let mut cx = Context::from_waker(Waker::noop());
+    while seen.iter().any(|&tokens| tokens < 30) {
+        for (answer, seen) in answers.iter_mut().zip(&mut seen) {
+            // As tasks of an executor with one thread: each goes on until it has to wait.
+            while let Poll::Ready(Some(token)) = Pin::new(&mut *answer).poll_next(&mut cx) {
+                token.unwrap();
+                *seen += 1;
+            }
+        }
+        let [most, least] = [seen.iter().max().unwrap(), seen.iter().min().unwrap()];
+        assert!(most - least <= 3, "{seen:?}");
+    }
+}
+
+#[test]
 fn more_requests_than_places_wait_their_turn() {
     let engine = engine(&model(), 2, 256);
     let requests: Vec<_> = (0..7).map(|i| request(i, 20, 5 + i as usize, KvOptions::full())).collect();

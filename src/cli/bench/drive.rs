@@ -31,7 +31,7 @@ impl Wake for Bell {
     }
 }
 
-/// Polls all answers until all have ended, and calls `seen` after every round of them.
+/// Polls all answers in turn until all have ended, and calls `seen` after every round of them.
 ///
 /// # Errors
 /// What an answer fails with; [`Error::Invalid`] when they take longer than `limit`.
@@ -50,20 +50,16 @@ where
                 let reason = format!("it was not done after {:.0} s", limit.as_secs_f64());
                 return Poll::Ready(Err(Error::Invalid(reason)));
             }
+            // One token of each in turn: who is polled first may drive all the others.
             for (answer, tokens) in answers.iter_mut().zip(&mut sequences) {
-                while let Some(stream) = answer {
-                    match Pin::new(stream).poll_next(&mut Context::from_waker(&waker)) {
-                        Poll::Ready(Some(Ok(id))) => tokens.push((id, started.elapsed().as_secs_f64())),
-                        Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
-                        Poll::Ready(None) => *answer = None,
-                        Poll::Pending => break,
-                    }
+                let Some(stream) = answer else { continue };
+                match Pin::new(stream).poll_next(&mut Context::from_waker(&waker)) {
+                    Poll::Ready(Some(Ok(id))) => tokens.push((id, started.elapsed().as_secs_f64())),
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                    Poll::Ready(None) => *answer = None,
+                    Poll::Pending => continue,
                 }
-                // An answer that waits may have brought tokens for the others: they are taken before anything else
-                // is driven on, or they would seem to come late.
-                if bell.rung.load(Relaxed) {
-                    break;
-                }
+                bell.rung.store(true, Relaxed);
             }
             seen();
             if answers.iter().all(Option::is_none) {

@@ -45,11 +45,15 @@ impl Stream for Answer {
         if let Some(item) = core.next_of(self.id) {
             return Poll::Ready(item);
         }
-        ready!(core.drive(&mut Context::from_waker(&Waker::from(shared.crew.clone()))));
+        // Where the device is always done already, who brought the last step lets everybody else have their tokens of it
+        // before bringing another.
+        if core.last_driver.take_if(|last| *last == self.id).is_none() {
+            ready!(core.drive(&mut Context::from_waker(&Waker::from(shared.crew.clone()))));
+            core.last_driver = Some(self.id);
+        }
         let item = core.next_of(self.id);
         drop(core);
-        // The others, which may have tokens now; and this one, which has to ask again if it has none. A device that is
-        // always done already must not keep everybody else from their turn.
+        // The others, which may have tokens now; and this one, which has to ask again if it has none.
         shared.crew.wake_all();
         item.map_or(Poll::Pending, Poll::Ready)
     }

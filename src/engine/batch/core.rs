@@ -117,6 +117,8 @@ pub(super) struct Core {
     pub running: Vec<Seat>,
     flights: VecDeque<Flight>,
     pub outboxes: BTreeMap<u64, Outbox>,
+    /// Whose poll brought the last step, until it was polled again.
+    pub last_driver: Option<u64>,
     next_id: u64,
     pub steps: u64,
     pub most_sequences: usize,
@@ -140,6 +142,7 @@ impl Core {
             running: Vec::new(),
             flights: VecDeque::new(),
             outboxes: BTreeMap::new(),
+            last_driver: None,
             next_id: 0,
             steps: 0,
             most_sequences: 0,
