@@ -18,8 +18,8 @@ export const server = { ...(await serve(join(folder, "tiny.gguf"), 0, models)), 
 
 function calm() {
   // Whether it knows ranges and says sizes; bytes after which it hangs up, and whether that once; whether it is down
-  // for models or for "all"; whether the store is on offer. And what it counted.
-  const usual = { ranges: true, sizes: true, cut: Infinity, once: false, down: false, opfs: true };
+  // for models or for "all"; whether it takes its time; whether the store is on offer. And what it counted.
+  const usual = { ranges: true, sizes: true, cut: Infinity, once: false, down: false, slow: false, opfs: true };
   Object.assign(server, usual, { bytes: 0, requests: [] });
 }
 
@@ -43,7 +43,13 @@ async function models(request, response) {
     if (server.once) server.cut = Infinity;
     setImmediate(() => response.destroy());
   };
-  response.write = (chunk, ...rest) => (count(chunk), write.call(response, chunk, ...rest));
+  response.write = (chunk, ...rest) => {
+    count(chunk);
+    const more = write.call(response, chunk, ...rest);
+    // A chunk of 64 KiB every ten milliseconds.
+    if (server.slow) setTimeout(() => response.emit("drain"), 10);
+    return more && !server.slow;
+  };
   response.end = (chunk, ...rest) => (count(chunk), end.call(response, chunk, ...rest));
   const head = response.writeHead;
   response.writeHead = (status, headers) => {
