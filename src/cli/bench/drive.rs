@@ -108,7 +108,8 @@ impl Timeline {
             self.sequences.iter().filter_map(|tokens| Some(tokens.last()?.1)).fold(f64::INFINITY, f64::min);
         let inside = |&&(_, time): &&(u32, f64)| time > from && time <= to;
         let count = self.sequences.iter().flatten().filter(inside).count();
-        (count > 0 && to > from).then(|| count as f64 / (to - from))
+        // Of a step or two the moments at which its tokens were taken say nothing.
+        (count >= 2 * self.sequences.len() && to > from).then(|| count as f64 / (to - from))
     }
 }
 
@@ -134,6 +135,8 @@ mod tests {
         assert_eq!(alone.decode_rate(), None);
         let apart = Timeline { sequences: vec![tokens(&[1.0, 2.0]), tokens(&[3.0, 4.0])] };
         assert_eq!(apart.decode_rate(), None, "they never ran together");
+        let hardly = Timeline { sequences: vec![tokens(&[1.0, 1.5, 2.002]), tokens(&[2.0, 2.001, 4.0])] };
+        assert_eq!(hardly.decode_rate(), None, "they ran together for a token or two");
     }
 
     #[test]
