@@ -5,8 +5,10 @@
 // one.
 
 import assert from "node:assert/strict";
-import { readFile } from "node:fs/promises";
+import { createReadStream } from "node:fs";
+import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { chromium } from "playwright-core";
 import { send, serve } from "../serve.mjs";
 
@@ -43,13 +45,7 @@ async function models(request, response) {
     if (server.once) server.cut = Infinity;
     setImmediate(() => response.destroy());
   };
-  response.write = (chunk, ...rest) => {
-    count(chunk);
-    const more = write.call(response, chunk, ...rest);
-    // A chunk of 64 KiB every ten milliseconds.
-    if (server.slow) setTimeout(() => response.emit("drain"), 10);
-    return more && !server.slow;
-  };
+  response.write = (chunk, ...rest) => (count(chunk), write.call(response, chunk, ...rest));
   response.end = (chunk, ...rest) => (count(chunk), end.call(response, chunk, ...rest));
   const head = response.writeHead;
   response.writeHead = (status, headers) => {
@@ -58,8 +54,21 @@ async function models(request, response) {
     return head.call(response, status, headers);
   };
   const name = pathname.slice("/models/".length);
-  await send(name === "real.gguf" ? process.env.BENBEN_MODEL : join(folder, name), request, response);
+  const path = name === "real.gguf" ? process.env.BENBEN_MODEL : join(folder, name);
+  if (server.slow) await trickle(path, response);
+  else await send(path, request, response);
   return true;
+}
+
+/** Sends a file as a slow network would: 64 KiB every twenty milliseconds, until nobody listens. */
+async function trickle(path, response) {
+  response.writeHead(200, { "content-length": (await stat(path)).size });
+  for await (const chunk of createReadStream(path)) {
+    if (response.destroyed) return;
+    response.write(chunk);
+    await setTimeout(20);
+  }
+  response.end();
 }
 
 const browser = await chromium.launch({
