@@ -39,14 +39,24 @@ async function models(request, response) {
   if (!server.ranges) delete request.headers.range;
   const write = response.write;
   const end = response.end;
+  let broken = false;
   const count = (chunk) => {
     if (typeof chunk === "string" || chunk instanceof Uint8Array) server.bytes += chunk.length;
     if (server.bytes <= server.cut) return;
     if (server.once) server.cut = Infinity;
-    setImmediate(() => response.destroy());
+    // What was sent arrives before the connection breaks.
+    broken = true;
+    setTimeout(300).then(() => response.destroy());
   };
-  response.write = (chunk, ...rest) => (count(chunk), write.call(response, chunk, ...rest));
-  response.end = (chunk, ...rest) => (count(chunk), end.call(response, chunk, ...rest));
+  response.write = (chunk, ...rest) => {
+    if (broken) return false;
+    count(chunk);
+    return write.call(response, chunk, ...rest) && !broken;
+  };
+  response.end = (chunk, ...rest) => {
+    if (!broken) count(chunk);
+    if (!broken) end.call(response, chunk, ...rest);
+  };
   const head = response.writeHead;
   response.writeHead = (status, headers) => {
     if (!server.ranges) delete headers["accept-ranges"];
