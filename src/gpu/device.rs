@@ -253,6 +253,13 @@ impl Gpu {
         }
     }
 
+    /// Lets [`Gpu::check`] fail from now on, after an error that only a lost device gives.
+    pub(super) fn note_loss(&self, error: &Error) {
+        if let Error::DeviceLost(message) = error {
+            self.inner.fault.set(Report::Lost(message.clone()));
+        }
+    }
+
     /// Bytes held now, by class, and their peak.
     pub fn bytes(&self) -> Bytes {
         self.inner.account.bytes()

@@ -77,19 +77,27 @@ impl<T: Element> Future for Pending<T> {
         // The device's own report says more than a read-back that failed, and after it one that did not has nothing
         // to tell: work that uses a buffer which is not there is not run.
         self.gpu.check()?;
-        outcome?;
+        let values = outcome.and_then(|()| self.take());
+        if let Err(error) = &values {
+            // It may come before the device's own report: who asks the device next must hear of it too.
+            self.gpu.note_loss(error);
+        }
+        Poll::Ready(values)
+    }
+}
+
+impl<T: Element> Pending<T> {
+    /// The values of a buffer that is mapped, which is free for others then.
+    fn take(&mut self) -> Result<Vec<T>> {
         let Some(buffer) = self.buffer.take() else {
-            return Poll::Ready(Err(Error::Invalid("a read-back was awaited twice".to_owned())));
+            return Err(Error::Invalid("a read-back was awaited twice".to_owned()));
         };
-        let values = match buffer.slice(..self.bytes).get_mapped_range() {
-            Ok(view) => bytemuck::pod_collect_to_vec(&view[..]),
-            Err(e) => return Poll::Ready(Err(Error::DeviceLost(e.to_string()))),
-        };
+        let view = buffer.slice(..self.bytes).get_mapped_range();
+        let values = view.map(|view| bytemuck::pod_collect_to_vec(&view[..]));
+        let values = values.map_err(|error| Error::DeviceLost(error.to_string()))?;
         buffer.unmap();
-        let mut pool = self.gpu.inner.staging.lock().unwrap_or_else(PoisonError::into_inner);
-        pool.push(buffer);
-        drop(pool);
-        Poll::Ready(Ok(values))
+        self.gpu.inner.staging.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+        Ok(values)
     }
 }
 
