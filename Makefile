@@ -69,7 +69,7 @@ bench: tools driver ## measure prefill and decode speed; ARGS="--suite quick" me
 
 MACHINE ?= lavapipe
 
-bench-docs: tools driver ## measure this MACHINE for docs/benchmarks.md (needs Node.js; a quarter of an hour)
+bench-docs: tools driver ## measure this MACHINE for docs/benchmarks.md (needs Node.js; many minutes)
 	@model="$(FIND_MODEL)" && cargo build --release && \
 		(cd benches/peers && npm install --loglevel=error) && \
 		benches/docs.sh "$$model" "$(MACHINE)"

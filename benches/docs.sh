@@ -1,5 +1,5 @@
 #!/bin/sh
-# Measures everything that docs/benchmarks.md shows of this machine, in a quarter of an hour on two cores, and renders
+# Measures everything that docs/benchmarks.md shows of this machine, and renders
 # the tables. Run it where nothing else runs.
 #
 #   benches/docs.sh MODEL NAME      leaves benches/runs/NAME/*.json

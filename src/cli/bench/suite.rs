@@ -8,7 +8,7 @@ use crate::cli::args::count;
 /// A grid of batches, prompts and caches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Suite {
-    /// A first look: a minute on two cores.
+    /// A first look: two minutes on two cores.
     Quick,
     /// What a batch brings.
     Batch,
