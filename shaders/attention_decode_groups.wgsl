@@ -1,38 +1,19 @@
 // attention_decode_groups: one query token of each sequence against its live rows, for real GPUs.
 // q [H][hd] · k_words, v_words, steps: packed rows · book: region 0 of each set is its slots
 // partials [H][parts][hd + 2], see attention_merge · logits [H][capacity] with STORE_LOGITS
-// A job says where in each of them its sequence's part begins, in elements. With BIASED, region 3 is added to a row's scaled score.
+// A job says where in each of them its sequence's part begins, in elements. With BIASED, region 3 is added to a row's
+// scaled score.
 // grid (S, H, sequences): one workgroup per (split, head); it takes every S-th tile of LANES rows. Neighbouring lanes read
 // neighbouring eights of a row; a lane keeps one eight of the output for every PARTS-th row of the tile.
 
-#import jobs
+#import attention_job
 #import kv_eight
-
-struct Job {
-    @align(16) count: u32,
-    capacity: u32,
-    sets: u32,
-    kv_heads: u32,
-    group: u32,
-    splits: u32,
-    first_part: u32,
-    parts: u32,
-    scale: f32,
-    q_from: u32,
-    k_from: u32,
-    v_from: u32,
-    steps_from: u32,
-    book_from: u32,
-    partials_from: u32,
-    logits_from: u32,
-}
 
 const HEAD_DIM: u32 = #{HEAD_DIM}u;
 const LANES: u32 = #{LANES}u;
 const PARTS: u32 = LANES / EIGHTS;
 const EMPTY: f32 = -3.4e38;
 
-@group(0) @binding(0) var<uniform> jobs: array<Job, JOBS>;
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> book: array<u32>;
 @group(0) @binding(6) var<storage, read_write> partials: array<f32>;

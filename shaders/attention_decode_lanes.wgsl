@@ -1,37 +1,18 @@
 // attention_decode_lanes: one query token of each sequence against its live rows, for software adapters.
 // q [H][hd] · k_words, v_words, steps: packed rows · book: region 0 of each set is its slots
 // partials [H][parts][hd + 2], see attention_merge · logits [H][capacity] with STORE_LOGITS
-// A job says where in each of them its sequence's part begins, in elements. With BIASED, region 3 is added to a row's scaled score.
+// A job says where in each of them its sequence's part begins, in elements. With BIASED, region 3 is added to a row's
+// scaled score.
 // grid (S / LANES, H / TILE, sequences): one lane per (split, TILE query heads of one KV head), so that a row is unpacked
 // once for all of them. Split s takes rows s, s + S, ... four at a time, one softmax update for the four.
 
-#import jobs
+#import attention_job
 #import kv_eight
-
-struct Job {
-    @align(16) count: u32,
-    capacity: u32,
-    sets: u32,
-    kv_heads: u32,
-    group: u32,
-    splits: u32,
-    first_part: u32,
-    parts: u32,
-    scale: f32,
-    q_from: u32,
-    k_from: u32,
-    v_from: u32,
-    steps_from: u32,
-    book_from: u32,
-    partials_from: u32,
-    logits_from: u32,
-}
 
 const HEAD_DIM: u32 = #{HEAD_DIM}u;
 const TILE: u32 = #{TILE}u;
 const EMPTY: f32 = -3.4e38;
 
-@group(0) @binding(0) var<uniform> jobs: array<Job, JOBS>;
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> book: array<u32>;
 @group(0) @binding(6) var<storage, read_write> partials: array<f32>;

@@ -4,7 +4,7 @@
 // 32 columns of both operands are staged at a time, the weights unpacked on the way, as quads along the columns:
 // tile[quad][row]. A lane's four rows lie 16 apart, so that neighbouring lanes read neighbouring quads. With
 // SWIGLU the tile's first 32 weight rows are gates and the others their ups.
-#import weight_row
+#import weight_chunk
 
 struct Params { rows: u32, cols: u32, first: u32, stride: u32, count: u32 }
 
@@ -24,17 +24,7 @@ fn stage(row: u32, input: u32, chunk: u32, to: u32, inside: bool) {
     var w = array<vec4<f32>, 2>();
     var v = array<vec4<f32>, 2>();
     if inside {
-        let at = row * chunks + chunk;
-        let packed = words[at];
-#ifdef F16
-        w = array<vec4<f32>, 2>(chunk_quad(packed, 0u), chunk_quad(packed, 1u));
-#else
-        let scale = unpack2x16float(scales[at / 4u]);
-        w = array<vec4<f32>, 2>(
-            chunk_quad(packed, 0u) * scale.x + scale.y,
-            chunk_quad(packed, 1u) * scale.x + scale.y,
-        );
-#endif
+        w = weight_chunk(row * chunks + chunk);
         let begin = 2u * (input * chunks + chunk);
         v = array<vec4<f32>, 2>(x[begin], x[begin + 1u]);
     }

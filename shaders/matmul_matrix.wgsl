@@ -7,7 +7,7 @@
 // With SWIGLU the tile's first 32 weight rows are gates and the others their ups.
 enable f16;
 enable wgpu_cooperative_matrix;
-#import weight_row
+#import weight_chunk
 
 struct Params { rows: u32, cols: u32, first: u32, stride: u32, count: u32 }
 
@@ -38,19 +38,7 @@ fn halves(v: vec4<f32>) -> vec4<f16> {
 fn stage_w(row: u32, chunk: u32, to: u32) {
     let chunks = params.cols / 8u;
     var w = array<vec4<f32>, 2>();
-    if chunk < chunks {
-        let at = row * chunks + chunk;
-        let packed = words[at];
-#ifdef F16
-        w = array<vec4<f32>, 2>(chunk_quad(packed, 0u), chunk_quad(packed, 1u));
-#else
-        let scale = unpack2x16float(scales[at / 4u]);
-        w = array<vec4<f32>, 2>(
-            chunk_quad(packed, 0u) * scale.x + scale.y,
-            chunk_quad(packed, 1u) * scale.x + scale.y,
-        );
-#endif
-    }
+    if chunk < chunks { w = weight_chunk(row * chunks + chunk); }
     tile_w[to] = halves(w[0]);
     tile_w[to + 1u] = halves(w[1]);
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use benben::gpu::cache_folder;
 use benben::plan::{Limits, Plan};
+use benben::text::TokenStream;
 use benben::weights::ModelFile;
 use benben::{
-    AdapterChoice, GenerateOptions, Gpu, KvOptions, LoadOptions, Model, Result, RowFormat, Sampling, Session,
-    SessionOptions,
+    AdapterChoice, GenerateOptions, Gpu, KvOptions, LoadOptions, Message, Model, Result, RowFormat, Sampling,
+    Session, SessionOptions,
 };
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -94,8 +95,8 @@ impl LoadArgs {
     }
 
     /// Bytes that `--memory` leaves for rows beside the weights.
-    pub fn rows_memory(&self, model: &Model) -> Option<u64> {
-        self.memory.map(|memory| memory.saturating_sub(model.gpu().bytes().weights))
+    pub fn rows_memory(&self, gpu: &Gpu) -> Option<u64> {
+        self.memory.map(|memory| memory.saturating_sub(gpu.bytes().weights))
     }
 
     /// A session of `--context` tokens, or of `context` without the flag, within `--memory`.
@@ -119,7 +120,7 @@ impl LoadArgs {
 
     /// What is left beside the weights on the device.
     pub fn limits(&self, gpu: &Gpu) -> Limits {
-        Limits::of(gpu, self.memory.map(|memory| memory.saturating_sub(gpu.bytes().weights)))
+        Limits::of(gpu, self.rows_memory(gpu))
     }
 }
 
@@ -165,6 +166,34 @@ impl AnswerArgs {
             seed: self.seed,
         };
         GenerateOptions { max_tokens: self.max_tokens, sampling, stop: None }
+    }
+}
+
+/// How a prompt reaches the model.
+#[derive(Debug, clap::Args)]
+pub struct FormArgs {
+    /// Continue the prompt as it stands, without the chat template
+    #[arg(long, conflicts_with = "system")]
+    raw: bool,
+    /// Say this to the model before the conversation
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+}
+
+impl FormArgs {
+    /// The tokens of a prompt in this form.
+    pub fn tokens(&self, prompt: &str, model: &Model) -> Result<Vec<u32>> {
+        if self.raw {
+            return model.text().raw_prompt(prompt);
+        }
+        let mut messages: Vec<Message> = self.system.iter().map(Message::system).collect();
+        messages.push(Message::user(prompt));
+        model.text().prompt(&messages)
+    }
+
+    /// The text of its answer, as the tokens come.
+    pub fn stream(&self, model: &Model) -> TokenStream {
+        if self.raw { model.text().stream_continued() } else { model.text().stream() }
     }
 }
 

@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use benben::{Answer, Engine, EngineOptions, Error, KvOptions, Message, Model, Request, Result};
+use benben::{Answer, Engine, EngineOptions, Error, KvOptions, Model, Request, Result};
 use serde::{Deserialize, Serialize};
 
-use super::args::{AnswerArgs, LoadArgs, bar, count};
+use super::args::{AnswerArgs, FormArgs, LoadArgs, bar, count};
 use super::kv_args::KvArgs;
 use super::{Failure, Outcome, report};
 
@@ -32,12 +32,8 @@ pub struct BatchArgs {
     /// Tokens that one step computes at most, of prompts and answers together
     #[arg(long, value_name = "N", default_value = "256", value_parser = count)]
     step_tokens: usize,
-    /// Continue the prompts as they stand, without the chat template
-    #[arg(long, conflicts_with = "system")]
-    raw: bool,
-    /// Say this to the model before each prompt
-    #[arg(long, value_name = "TEXT")]
-    system: Option<String>,
+    #[command(flatten)]
+    form: FormArgs,
     #[command(flatten)]
     answer: AnswerArgs,
     #[command(flatten)]
@@ -83,7 +79,7 @@ pub async fn run(args: &BatchArgs) -> Outcome {
         tokens += line.tokens.as_ref().map_or(0, Vec::len);
         failed += usize::from(line.error.is_some());
         let text = serde_json::to_string(&line).map_err(io::Error::from)? + "\n";
-        file.write_all(text.as_bytes()).map_err(|error| save_failed(&args.out, error))?;
+        file.write_all(text.as_bytes()).map_err(|error| Failure::save(&args.out, error))?;
         progress.inc(1);
     }
     progress.finish_and_clear();
@@ -116,7 +112,7 @@ impl<'a> Batch<'a> {
             max_sequences: args.max_sequences,
             context: args.load.context,
             step_tokens: args.step_tokens,
-            memory: args.load.rows_memory(model),
+            memory: args.load.rows_memory(model.gpu()),
         };
         let (engine, kv) = (Engine::new(model, &options)?, args.kv.options()?);
         Ok(Self { args, model, kv, engine, prompts, answers: VecDeque::new() })
@@ -126,22 +122,13 @@ impl<'a> Batch<'a> {
     fn feed(&mut self) {
         while self.engine.report().waiting < self.args.max_sequences {
             let Some((next, rest)) = self.prompts.split_first() else { return };
-            let answer = self.tokens(&next.prompt).and_then(|prompt| {
+            let answer = self.args.form.tokens(&next.prompt, self.model).and_then(|prompt| {
                 let (kv, generate) = (self.kv.clone(), self.args.answer.options());
                 self.engine.submit(Request { prompt, kv, generate })
             });
             self.answers.push_back((&next.prompt, answer));
             self.prompts = rest;
         }
-    }
-
-    fn tokens(&self, prompt: &str) -> Result<Vec<u32>> {
-        if self.args.raw {
-            return self.model.text().raw_prompt(prompt);
-        }
-        let mut messages: Vec<Message> = self.args.system.iter().map(Message::system).collect();
-        messages.push(Message::user(prompt));
-        self.model.text().prompt(&messages)
     }
 
     /// The next answer in the order of the prompts. A prompt that cannot be answered says why; a lost device, or one
@@ -163,8 +150,7 @@ impl<'a> Batch<'a> {
     }
 
     async fn collect(&mut self, mut answer: Answer) -> Result<(String, Vec<u32>)> {
-        let text = self.model.text();
-        let mut stream = if self.args.raw { text.stream_continued() } else { text.stream() };
+        let mut stream = self.args.form.stream(self.model);
         let (mut text, mut tokens) = (String::new(), Vec::new());
         while let Some(token) = answer.next().await {
             tokens.push(token?);
@@ -203,7 +189,7 @@ fn resume(path: &Path, prompts: &[Prompt]) -> Outcome<(File, usize)> {
         file.read_to_end(&mut text)?;
         Ok((file, text))
     };
-    let (mut file, text) = open().map_err(|error| save_failed(path, error))?;
+    let (mut file, text) = open().map_err(|error| Failure::save(path, error))?;
     let whole = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
     let mut done = 0;
     for line in text[..whole].split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
@@ -220,10 +206,6 @@ fn resume(path: &Path, prompts: &[Prompt]) -> Outcome<(File, usize)> {
     }
     // What was cut off amid a line is answered again.
     let cut = file.set_len(whole as u64).and_then(|()| file.seek(SeekFrom::End(0)));
-    cut.map_err(|error| save_failed(path, error))?;
+    cut.map_err(|error| Failure::save(path, error))?;
     Ok((file, done))
-}
-
-fn save_failed(path: &Path, error: io::Error) -> Failure {
-    Failure::Save { path: path.display().to_string(), error }
 }

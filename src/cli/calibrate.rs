@@ -55,7 +55,7 @@ pub async fn run(args: &CalibrateArgs) -> Outcome {
     }
     // Before minutes of measuring, not after them.
     let unfinished = output.with_added_extension("part");
-    let unwritable = |error| Failure::Save { path: output.display().to_string(), error };
+    let unwritable = |error| Failure::save(&output, error);
     File::create(&unfinished).and_then(|_| fs::remove_file(&unfinished)).map_err(unwritable)?;
 
     let bar = bar("measurement {pos} of {len} {bar:30} {per_sec}, {eta} left");

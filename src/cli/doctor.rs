@@ -65,7 +65,7 @@ fn keep(gpu: &mut Gpu, folder: Option<&Path>) -> Outcome {
         return Ok(());
     };
     let saved = gpu.keep_tuning(folder);
-    saved.map(drop).map_err(|error| Failure::Save { path: folder.display().to_string(), error })
+    saved.map(drop).map_err(|error| Failure::save(folder, error))
 }
 
 fn tuning(tuning: Tuning) -> String {

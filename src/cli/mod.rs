@@ -28,6 +28,7 @@ mod report;
 mod run;
 
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -76,6 +77,13 @@ enum Failure {
     Unanswered { failed: usize, total: usize },
     #[error("{failed} of {total} kernel checks failed on {adapter}; its answers would be wrong")]
     Checks { failed: usize, total: usize, adapter: String },
+}
+
+impl Failure {
+    /// What the system said when a file was to be written.
+    fn save(path: &Path, error: io::Error) -> Self {
+        Self::Save { path: path.display().to_string(), error }
+    }
 }
 
 type Outcome<T = ()> = Result<T, Failure>;

@@ -3,11 +3,11 @@
 use std::io::{self, Read};
 use std::path::PathBuf;
 
-use benben::{Error, Message, Model, Result, Session};
+use benben::{Error, Result, Session};
 use serde::Serialize;
 
 use super::Outcome;
-use super::args::{AnswerArgs, LoadArgs};
+use super::args::{AnswerArgs, FormArgs, LoadArgs};
 use super::kv_args::{KvArgs, KvLabel};
 use super::report;
 
@@ -39,12 +39,8 @@ struct PromptArgs {
     /// Read the prompt from a file
     #[arg(short, long, value_name = "FILE", conflicts_with = "prompt")]
     file: Option<PathBuf>,
-    /// Continue the prompt as it stands, without the chat template
-    #[arg(long, conflicts_with = "system")]
-    raw: bool,
-    /// Say this to the model before the conversation
-    #[arg(long, value_name = "TEXT")]
-    system: Option<String>,
+    #[command(flatten)]
+    form: FormArgs,
 }
 
 impl PromptArgs {
@@ -67,15 +63,6 @@ impl PromptArgs {
             ));
         }
         Ok(text)
-    }
-
-    fn tokens(&self, text: String, model: &Model) -> Result<Vec<u32>> {
-        if self.raw {
-            return model.text().raw_prompt(&text);
-        }
-        let mut messages: Vec<Message> = self.system.iter().map(Message::system).collect();
-        messages.push(Message::user(text));
-        model.text().prompt(&messages)
     }
 }
 
@@ -105,7 +92,7 @@ pub async fn run(args: &RunArgs) -> Outcome {
     let text = args.prompt.read()?;
     let kv = args.kv.options()?;
     let model = args.load.load(&args.model, &kv, Some(text.len() / BYTES_PER_TOKEN)).await?;
-    let prompt = args.prompt.tokens(text, &model)?;
+    let prompt = args.prompt.form.tokens(&text, &model)?;
     let context = (prompt.len() + args.answer.max_tokens).min(model.config().context);
     let mut session = args.load.session(&model, &kv, context)?;
     session.warm_up().await?;
@@ -141,7 +128,7 @@ pub async fn run(args: &RunArgs) -> Outcome {
 /// Generates the answer; its text is printed as it comes unless JSON is wanted.
 async fn answer(args: &RunArgs, session: &mut Session) -> Outcome<(String, Vec<u32>)> {
     let model = session.model().clone();
-    let mut stream = if args.prompt.raw { model.text().stream_continued() } else { model.text().stream() };
+    let mut stream = args.prompt.form.stream(&model);
     let (mut text, mut tokens) = (String::new(), Vec::new());
     let mut take = |piece: String| {
         text += &piece;

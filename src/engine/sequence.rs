@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::recall::Asked;
 use crate::gpu::{Gpu, Recorder, Tensor};
 use crate::kernels::{observe, thin};
-use crate::kv::policy::{Bounds, Thinning, ThinningState};
+use crate::kv::policy::{BlockPlan, Bounds, Thinning, ThinningState};
 use crate::kv::{Cache, KvOptions, Memory, TierRows, Tiers};
 use crate::model::{Config, DecodeScratch, Model, PrefillScratch};
 use crate::plan::{BLOCK_ROWS, block_rows};
@@ -98,16 +98,7 @@ impl Sequence {
 
     /// Fails unless `tokens` are in the vocabulary and have room beside `others`.
     pub fn check_room(&self, others: usize, tokens: &[u32]) -> Result<()> {
-        let (need, config) = (others + tokens.len(), self.model.config());
-        if need > self.context {
-            return Err(Error::ContextFull { need, context: self.context, trained: config.context });
-        }
-        match tokens.iter().find(|&&id| id as usize >= config.vocab) {
-            Some(id) => {
-                Err(Error::Invalid(format!("token {id} is outside the vocabulary of {}", config.vocab)))
-            }
-            None => Ok(()),
-        }
+        check_room(self.model.config(), self.context, others, tokens)
     }
 
     /// Makes room for `pending` prompt tokens, of which each layer gains `gains`, and for `answer` more.
@@ -169,15 +160,40 @@ pub(super) fn first_room(
 ) -> Result<Vec<TierRows>> {
     let (layers, tiers) = (config.kv_layers(), Tiers::new(kv));
     let gains = if prompt > 1 {
-        let mut plan = kv.policy.plan(prompt, layers)?;
-        if let Some(bounds) = bounds {
-            bounds.fit(&mut plan, &tiers, &vec![TierRows::default(); layers], true);
-        }
-        plan.gains(&tiers, true)
+        plan_block(kv, bounds, &tiers, &vec![TierRows::default(); layers], true, prompt)?.gains(&tiers, true)
     } else {
         vec![TierRows::in_main(prompt); layers]
     };
     Ok(grown(kv, bounds, &vec![0; layers], gains, answer))
+}
+
+/// What happens to the next `count` tokens of a prompt as a block, which `opens` the sequence or follows the `live` rows
+/// of each layer: what the policy plans, within the bounds.
+pub(super) fn plan_block(
+    kv: &KvOptions,
+    bounds: Option<&Bounds>,
+    tiers: &Tiers,
+    live: &[TierRows],
+    opens: bool,
+    count: usize,
+) -> Result<BlockPlan> {
+    let mut plan = kv.policy.plan(count, live.len())?;
+    if let Some(bounds) = bounds {
+        bounds.fit(&mut plan, tiers, live, opens);
+    }
+    Ok(plan)
+}
+
+/// Fails unless `tokens` are in the vocabulary and have room beside `others` in a context.
+pub(super) fn check_room(config: &Config, context: usize, others: usize, tokens: &[u32]) -> Result<()> {
+    let need = others + tokens.len();
+    if need > context {
+        return Err(Error::ContextFull { need, context, trained: config.context });
+    }
+    match tokens.iter().find(|&&id| id as usize >= config.vocab) {
+        Some(id) => Err(Error::Invalid(format!("token {id} is outside the vocabulary of {}", config.vocab))),
+        None => Ok(()),
+    }
 }
 
 /// Rows that each layer gains at most while it takes `gains` and then decodes `answer` tokens, when its main tier has

@@ -3,7 +3,7 @@
 //! A piece is small enough to fit between two frames of a game, and nothing of the model's output depends on how
 //! pieces are grouped into submissions.
 
-use super::sequence::{Desk, Sequence};
+use super::sequence::{Desk, Sequence, plan_block};
 use crate::gpu::Pending;
 use crate::kernels::sample::{Draw, Sampling, sample};
 use crate::kv::TierRows;
@@ -132,11 +132,8 @@ impl Sequence {
 
     /// What happens to the next `count` tokens of the prompt as a block: what the policy plans, within the bounds.
     fn plan_block(&self, count: usize) -> Result<BlockPlan> {
-        let mut plan = self.kv.policy.plan(count, self.model.config().kv_layers())?;
-        if let Some(bounds) = &self.bounds {
-            bounds.fit(&mut plan, self.cache.tiers(), &self.cache.checkpoint(), self.cached == 0);
-        }
-        Ok(plan)
+        let (tiers, live) = (self.cache.tiers(), self.cache.checkpoint());
+        plan_block(&self.kv, self.bounds.as_deref(), tiers, &live, self.cached == 0, count)
     }
 
     /// The next block of prompt tokens, begun.

@@ -58,6 +58,7 @@ impl fmt::Display for ShaderKey {
 
 const SHARED: &[(&str, &str)] = &[
     ("across", include_str!("../../shaders/shared/across.wgsl")),
+    ("attention_job", include_str!("../../shaders/shared/attention_job.wgsl")),
     ("eight", include_str!("../../shaders/shared/eight.wgsl")),
     ("jobs", include_str!("../../shaders/shared/jobs.wgsl")),
     ("kv_codes", include_str!("../../shaders/shared/kv_codes.wgsl")),
@@ -65,6 +66,7 @@ const SHARED: &[(&str, &str)] = &[
     ("kv_row", include_str!("../../shaders/shared/kv_row.wgsl")),
     ("radix", include_str!("../../shaders/shared/radix.wgsl")),
     ("rope", include_str!("../../shaders/shared/rope.wgsl")),
+    ("weight_chunk", include_str!("../../shaders/shared/weight_chunk.wgsl")),
     ("weight_row", include_str!("../../shaders/shared/weight_row.wgsl")),
 ];
 

@@ -116,7 +116,7 @@ fn save_json(path: &Path, report: &impl Serialize) -> Outcome {
 }
 
 fn save(path: &Path, text: String) -> Outcome {
-    std::fs::write(path, text).map_err(|error| Failure::Save { path: path.display().to_string(), error })
+    std::fs::write(path, text).map_err(|error| Failure::save(path, error))
 }
 
 /// Seconds since 1970.

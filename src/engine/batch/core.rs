@@ -73,8 +73,6 @@ pub(super) struct Seat {
     pub course: Option<Course>,
     pub request: Request,
     pub stop: Vec<u32>,
-    /// Tokens that may still be sampled.
-    pub left: usize,
     /// Its range of the token buffer.
     slot: usize,
     bytes: u64,
@@ -103,6 +101,8 @@ pub(super) struct Outbox {
 pub(super) struct Core {
     pub model: Arc<Model>,
     pub options: EngineOptions,
+    /// Tokens that a prompt and its answer may have together.
+    context: usize,
     pub desk: Desk,
     /// Buffers for the rows of all sequences; absent until the first one says how many it has.
     memory: Option<Memory>,
@@ -125,9 +125,8 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub fn new(model: &Arc<Model>, options: EngineOptions) -> Self {
+    pub fn new(model: &Arc<Model>, options: EngineOptions, context: usize) -> Self {
         let (gpu, most) = (model.gpu(), options.max_sequences);
-        let context = options.context.unwrap_or(model.config().context);
         let stride = (context + 1).next_multiple_of(VIEW_ALIGNMENT);
         Self {
             model: model.clone(),
@@ -147,13 +146,13 @@ impl Core {
             steps: 0,
             most_sequences: 0,
             options,
+            context,
         }
     }
 
     pub fn submit(&mut self, request: Request) -> Result<u64> {
-        let (id, options) = (self.next_id, &self.options);
-        let context = options.context.unwrap_or(self.model.config().context);
-        self.waiting.push_back(Waiting::new(id, request, &self.model, context, options.memory)?);
+        let (id, memory) = (self.next_id, self.options.memory);
+        self.waiting.push_back(Waiting::new(id, request, &self.model, self.context, memory)?);
         let (submitted, timing) = (Instant::now(), Timing::default());
         let outbox = Outbox { tokens: VecDeque::new(), end: None, timing, submitted, first: None };
         self.outboxes.insert(id, outbox);
@@ -213,19 +212,19 @@ impl Core {
     /// Lets in who came first, while there is a place and room for the longest answer.
     fn admit(&mut self) {
         let reserved: u64 = self.running.iter().map(|seat| seat.bytes).sum();
-        let left = self.options.memory.map_or(u64::MAX, |memory| memory.saturating_sub(reserved));
-        let fits = self.waiting.front().is_some_and(|next| next.bytes <= left);
-        let (true, Some(&slot)) = (fits, self.free_slots.last()) else { return };
-        let Some(next) = self.waiting.pop_front() else { return };
-        let id = next.id;
-        match self.seat(next, slot) {
-            Ok(seat) => {
-                self.free_slots.pop();
-                self.running.push(seat);
+        let mut left = self.options.memory.map_or(u64::MAX, |memory| memory.saturating_sub(reserved));
+        while let Some(&slot) = self.free_slots.last() {
+            let Some(next) = self.waiting.pop_front_if(|next| next.bytes <= left) else { return };
+            let (id, bytes) = (next.id, next.bytes);
+            match self.seat(next, slot) {
+                Ok(seat) => {
+                    self.free_slots.pop();
+                    self.running.push(seat);
+                    left -= bytes;
+                }
+                Err(error) => self.end(id, Some(error)),
             }
-            Err(error) => self.end(id, Some(error)),
         }
-        self.admit();
     }
 
     fn seat(&mut self, Waiting { id, request, context, room, bytes }: Waiting, slot: usize) -> Result<Seat> {
@@ -243,8 +242,7 @@ impl Core {
         }
         let stop = request.generate.stop.clone();
         let stop = stop.unwrap_or_else(|| self.model.text().stop_tokens().to_vec());
-        let left = context - request.prompt.len();
-        Ok(Seat { id, seq, course: None, request, stop, left, slot, bytes })
+        Ok(Seat { id, seq, course: None, request, stop, slot, bytes })
     }
 
     /// Hands a token to its answer, unless that has ended meanwhile.

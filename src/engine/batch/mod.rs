@@ -91,9 +91,8 @@ impl Engine {
         }
         check_scratch(model, options.max_sequences)?;
         let free = || Limits::of(model.gpu(), None).memory.map(|bytes| bytes / 2);
-        let options =
-            EngineOptions { context: Some(context), memory: options.memory.or_else(free), ..*options };
-        Ok(Self { shared: Arc::new(Shared::new(Core::new(model, options))) })
+        let options = EngineOptions { memory: options.memory.or_else(free), ..*options };
+        Ok(Self { shared: Arc::new(Shared::new(Core::new(model, options, context))) })
     }
 
     /// Takes a request and returns the stream of its answer, which is what it would be without any other request: the

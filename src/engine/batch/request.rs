@@ -1,7 +1,7 @@
 //! One request, and what it will take.
 
 use crate::engine::GenerateOptions;
-use crate::engine::sequence::first_room;
+use crate::engine::sequence::{check_room, first_room};
 use crate::kv::policy::Bounds;
 use crate::kv::{KvOptions, Role, TierRows, Tiers};
 use crate::model::{Config, Model};
@@ -48,16 +48,7 @@ impl Waiting {
                 "a request needs a prompt and an answer of at least one token each, not {prompt} and {answer}"
             )));
         }
-        if prompt >= most_context {
-            return Err(Error::ContextFull {
-                need: prompt + 1,
-                context: most_context,
-                trained: config.context,
-            });
-        }
-        if let Some(id) = request.prompt.iter().find(|&&id| id as usize >= config.vocab) {
-            return Err(Error::Invalid(format!("token {id} is outside the vocabulary of {}", config.vocab)));
-        }
+        check_room(config, most_context, 1, &request.prompt)?;
         if request.kv.offload.is_some() {
             return Err(Error::Unsupported {
                 need: "rows on the host for one sequence among many".to_owned(),

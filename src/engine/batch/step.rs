@@ -3,14 +3,15 @@
 use super::core::{Core, Flight, Seat};
 use crate::Result;
 use crate::engine::sequence::Desk;
-use crate::engine::work::{Kind, Work, not_reserved};
+use crate::engine::work::{Course, Kind, Work, not_reserved};
 use crate::kernels::sample::sample;
 use crate::model::Model;
 
 impl Seat {
     /// True when its prompt has run and a token of its answer is next.
     fn decodes(&self) -> bool {
-        let next = |course| self.left > 0 && self.seq.next_kind(course) == Kind::Decode;
+        let next =
+            |course: &Course| course.total < self.seq.context && self.seq.next_kind(course) == Kind::Decode;
         self.course.as_ref().is_some_and(next)
     }
 
@@ -90,10 +91,9 @@ impl Core {
         let read = desk.rec.read(drawn, 0, drawing.len().max(1));
         desk.rec.submit();
         for place in places {
-            let Seat { seq, course, left, .. } = &mut running[place];
+            let Seat { seq, course, .. } = &mut running[place];
             if let Some(course) = course {
                 seq.note_draw(course);
-                *left -= 1;
             }
         }
         Ok(Flight { drawn: read, ids: drawing })
@@ -133,9 +133,9 @@ fn decode(model: &Model, desk: &mut Desk, rows: &mut [&mut Seat]) -> Result<()> 
 /// Records one layer of a prompt's block, whose last row goes to `row` in the end. Returns how many tokens through all
 /// layers that amounts to.
 fn piece(desk: &mut Desk, seat: &mut Seat, row: usize) -> Result<f64> {
-    let Seat { seq, course, request, left, .. } = seat;
+    let Seat { seq, course, request, .. } = seat;
     if course.is_none() {
-        *course = Some(seq.begin(desk, *left)?);
+        *course = Some(seq.begin(desk, seq.context - seq.tokens.len())?);
     }
     let Some(course) = course else { return Err(not_reserved()) };
     course.row = row;

@@ -1,0 +1,24 @@
+// attention_job: one token of one sequence in decode attention. `count` of `capacity` rows live; of `parts` parts, this
+// dispatch leaves `splits` from `first_part` on; what ends in `_from` is where the sequence's values begin, in elements.
+#import jobs
+
+struct Job {
+    @align(16) count: u32,
+    capacity: u32,
+    sets: u32,
+    kv_heads: u32,
+    group: u32,
+    splits: u32,
+    first_part: u32,
+    parts: u32,
+    scale: f32,
+    q_from: u32,
+    k_from: u32,
+    v_from: u32,
+    steps_from: u32,
+    book_from: u32,
+    partials_from: u32,
+    logits_from: u32,
+}
+
+@group(0) @binding(0) var<uniform> jobs: array<Job, JOBS>;
