@@ -1,17 +1,15 @@
 // matmul_lanes: x Wᵀ for many rows of x, on software adapters.
 // W: one part, [rows, cols] packed · x [count, cols] f32 · out [count, stride] f32 from column `first` on
-// grid (outputs / (8 * OUTPUTS), count / COLUMNS); a workgroup of 8. A lane takes ROWS neighbouring rows of W, with
-// SWIGLU half of them gates and half their ups, and COLUMNS = EIGHTS * TALL rows of x; it unpacks a quad of each weight
-// row once for all of those. The sums stay in registers and on the lane's stack; nothing is shared, nothing waits.
+// grid (outputs / (8 * OUTPUTS), count / COLUMNS); a workgroup of 8. A lane takes every eighth of 8 * ROWS neighbouring
+// rows of W, with SWIGLU half of them gates and half their ups, and COLUMNS = EIGHTS * TALL rows of x; it unpacks a quad of
+// each weight row once for all of those. The sums stay in registers and on the lane's stack; nothing is shared, nothing waits.
 // An output is the sum of the dot products of its quads, in their order, whatever the tile: the same bits.
-#import weight_row
+#import weight_pack
 #import eight
 
 struct Params { rows: u32, cols: u32, first: u32, stride: u32, count: u32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> words: array<vec4<u32>>;
-@group(0) @binding(2) var<storage, read> scales: array<u32>;
 @group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 
@@ -47,15 +45,19 @@ fn main(
 #else
     let outputs = params.rows;
 #endif
-    let column = (group.x * 8u + index) * OUTPUTS;
+    let column = group.x * 8u * OUTPUTS + index;
     let top = group.y * TALL * EIGHTS;
     let packs = params.cols / (4u * PACK_QUADS);
     let quads = params.cols / 4u;
-    var start: array<u32, ROWS>;
+    let steps = packs / STEP_PACKS;
+    var first: array<u32, ROWS>;
+    var first_scale: array<u32, ROWS>;
     // Nested, so that each array is as long as the loop over it: such loops a driver unrolls into registers.
     var sums: array<array<array<f32, ROWS>, TALL>, EIGHTS>;
     for (var r = 0u; r < ROWS; r++) {
-        start[r] = (min(column + r % OUTPUTS, outputs - 1u) + r / OUTPUTS * outputs) * packs;
+        let row = min(column + 8u * (r % OUTPUTS), outputs - 1u) + r / OUTPUTS * outputs;
+        first[r] = row_start(row, packs);
+        first_scale[r] = row_start(row, steps);
         for (var e = 0u; e < EIGHTS; e++) {
             for (var t = 0u; t < TALL; t++) { sums[e][t][r] = 0.0; }
         }
@@ -64,11 +66,11 @@ fn main(
         var packed: array<vec4<u32>, ROWS>;
         var scale: array<vec2<f32>, ROWS>;
         for (var r = 0u; r < ROWS; r++) {
-            packed[r] = words[start[r] + p];
+            packed[r] = weight_pack(first[r] + TILE * p);
 #ifdef F16
             scale[r] = vec2<f32>(1.0, 0.0);
 #else
-            scale[r] = unpack2x16float(scales[(start[r] + p) / STEP_PACKS]);
+            scale[r] = weight_scale(first_scale[r] + TILE * (p / STEP_PACKS));
 #endif
         }
         for (var i = 0u; i < PACK_QUADS; i += SPAN) {
@@ -90,8 +92,9 @@ fn main(
         for (var t = 0u; t < TALL; t++) {
             let y = top + TALL * e + t;
             for (var r = 0u; r < OUTPUTS; r++) {
-                if y < params.count && column + r < outputs {
-                    let at = y * params.stride + params.first + column + r;
+                let output = column + 8u * r;
+                if y < params.count && output < outputs {
+                    let at = y * params.stride + params.first + output;
 #ifdef SWIGLU
                     out[at] = sums[e][t][r] / (1.0 + exp(-sums[e][t][r])) * sums[e][t][r + OUTPUTS];
 #else

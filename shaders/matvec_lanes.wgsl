@@ -1,16 +1,14 @@
 // matvec_lanes: W x for one row x, on software adapters.
 // W: one part, [rows, cols] packed · x, norm [cols] f32 · out [first + outputs] f32
-// grid: lines of workgroups of 8, 32768 to a grid row; a lane for ROWS neighbouring rows, with SWIGLU half of
-// them gates and half their ups. A lane's sums stay in registers; nothing is shared, nothing waits.
-#import weight_row
+// grid: lines of workgroups of 8, 32768 to a grid row; a lane for every eighth of 8 * ROWS neighbouring rows, with SWIGLU
+// half of them gates and half their ups. A lane's sums stay in registers; nothing is shared, nothing waits.
+#import weight_pack
 #import eight
 
 // `stride` and `count` are matvec_groups's.
 struct Params { rows: u32, cols: u32, first: u32, stride: u32, count: u32, epsilon: f32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> words: array<vec4<u32>>;
-@group(0) @binding(2) var<storage, read> scales: array<u32>;
 @group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 #ifdef NORM
@@ -57,15 +55,18 @@ fn main(
 #else
     let outputs = params.rows;
 #endif
-    let column = ((group.y * 32768u + group.x) * 8u + index) * OUTPUTS;
+    let column = (group.y * 32768u + group.x) * 8u * OUTPUTS + index;
     let packs = params.cols / (4u * PACK_QUADS);
-    var row: array<u32, ROWS>;
+    let steps = (packs + STEP_PACKS - 1u) / STEP_PACKS;
+    var first: array<u32, ROWS>;
+    var first_scale: array<u32, ROWS>;
     var result: array<f32, ROWS>;
     for (var r = 0u; r < ROWS; r++) {
-        row[r] = min(column + r % OUTPUTS, outputs - 1u) + r / OUTPUTS * outputs;
+        let row = min(column + 8u * (r % OUTPUTS), outputs - 1u) + r / OUTPUTS * outputs;
+        first[r] = row_start(row, packs);
+        first_scale[r] = row_start(row, steps);
         result[r] = 0.0;
     }
-    let steps = (packs + STEP_PACKS - 1u) / STEP_PACKS;
     for (var step = 0u; step < steps; step++) {
         var values = eight(8u * step, 8u, 0u, lane);
         var quads = vec4<f32>();
@@ -81,14 +82,14 @@ fn main(
 #ifdef F16
                 if pack >= packs { break; }
 #endif
-                let packed = words[row[r] * packs + pack];
+                let packed = weight_pack(first[r] + TILE * pack);
                 for (var i = 0u; i < PACK_QUADS; i++) { products += raw_quad(packed, i) * values[PACK_QUADS * p + i]; }
             }
             let product = dot(products, vec4<f32>(1.0));
 #ifdef F16
             result[r] += product;
 #else
-            let scale = unpack2x16float(scales[row[r] * steps + step]);
+            let scale = weight_scale(first_scale[r] + TILE * step);
             result[r] += scale.x * product + scale.y * total;
 #endif
         }
@@ -101,8 +102,9 @@ fn main(
     for (var r = 0u; r < ROWS; r++) { result[r] *= scale; }
 #endif
     for (var r = 0u; r < OUTPUTS; r++) {
-        if column + r < outputs {
-            let at = params.first + column + r;
+        let output = column + 8u * r;
+        if output < outputs {
+            let at = params.first + output;
 #ifdef SWIGLU
             out[at] = result[r] / (1.0 + exp(-result[r])) * result[r + OUTPUTS];
 #else

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use benben::gpu::{Class, Recorder, Tensor};
 use benben::kernels::copy::copy;
-use benben::kernels::matrix::{Epilogue, Matrix, Part};
+use benben::kernels::matrix::{Epilogue, Matrix};
 use benben::kernels::matvec::matvec;
 use benben::kernels::multiply::{multiply, operations};
+use benben::kernels::part::Part;
 use benben::{Gpu, Result, RowFormat};
 use serde::Serialize;
 
@@ -84,7 +85,7 @@ pub async fn matvec_rate(gpu: &Gpu) -> Result<f64> {
     let (rows, cols, format) = (32_768, 4096, RowFormat::Q4);
     let words = gpu.tensor(Class::Weights, "words", rows * format.words_per_row(cols));
     let scales = gpu.tensor(Class::Weights, "scales", rows * format.scales_per_row(cols));
-    let matrix = Matrix::new(cols, vec![Part { first_row: 0, rows, format, words, scales }]);
+    let matrix = Matrix::new(cols, vec![Part::new(&mut Recorder::new(gpu), 0, rows, format, words, scales)?]);
     let x: Tensor<f32> = gpu.tensor(Class::Scratch, "x", cols);
     let out: Tensor<f32> = gpu.tensor(Class::Scratch, "out", rows);
     rate(gpu, matrix.bytes(), |rec| matvec(rec, &matrix, x.bind(), None, Epilogue::Store, &out)).await

@@ -135,7 +135,7 @@ impl Gpu {
         pipelines: Option<PipelineCache>,
     ) -> Self {
         let info = adapter.get_info();
-        let tuning = Tuning::for_device(&info, device.features());
+        let tuning = Tuning::for_device(&info, &device);
         let matrices = matrix_features(adapter);
         let matrix_units = !matrices.is_empty() && device.features().contains(matrices);
         let inner = Inner {
@@ -176,7 +176,7 @@ impl Gpu {
 
     /// The kernel choices that the kind of the adapter suggests.
     pub fn default_tuning(&self) -> Tuning {
-        Tuning::for_device(self.info(), self.device().features())
+        Tuning::for_device(self.info(), self.device())
     }
 
     /// Where the choices in force come from.
@@ -288,7 +288,7 @@ impl Gpu {
         &self.inner.queue
     }
 
-    pub(super) fn account(&self) -> &Account {
+    pub(super) fn account(&self) -> &Arc<Account> {
         &self.inner.account
     }
 

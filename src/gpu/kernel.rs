@@ -9,7 +9,8 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use super::device::Gpu;
 use super::recorder::MOST_JOBS;
-use super::shader::{ShaderKey, assemble, binding_access};
+use super::shader::{Access, ShaderKey, assemble, binding_access};
+use super::texture::Texel;
 use super::workers::Workers;
 use crate::{Error, Result};
 
@@ -119,16 +120,32 @@ impl Gpu {
         let device = self.device();
         let access = binding_access(&text);
         let params_bytes = if text.contains("var<uniform> jobs") { JOBS_BYTES } else { PARAMS_BYTES };
-        let entry = |binding: usize, ty: wgpu::BufferBindingType, dynamic: bool| wgpu::BindGroupLayoutEntry {
-            binding: binding as u32,
-            visibility: wgpu::ShaderStages::COMPUTE,
-            ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: dynamic, min_binding_size: None },
-            count: None,
+        let buffer = |ty, dynamic| wgpu::BindingType::Buffer {
+            ty,
+            has_dynamic_offset: dynamic,
+            min_binding_size: None,
         };
-        let mut entries = vec![entry(0, wgpu::BufferBindingType::Uniform, true)];
-        entries.extend(access.iter().enumerate().map(|(i, &writes)| {
-            entry(i + 1, wgpu::BufferBindingType::Storage { read_only: !writes }, false)
-        }));
+        let texture = |access, texel: Texel| wgpu::BindingType::StorageTexture {
+            access,
+            format: texel.format(),
+            view_dimension: wgpu::TextureViewDimension::D2,
+        };
+        let storage = |&access: &Access| match access {
+            Access::Read => buffer(wgpu::BufferBindingType::Storage { read_only: true }, false),
+            Access::Write => buffer(wgpu::BufferBindingType::Storage { read_only: false }, false),
+            Access::ReadTexels(texel) => texture(wgpu::StorageTextureAccess::ReadOnly, texel),
+            Access::WriteTexels(texel) => texture(wgpu::StorageTextureAccess::WriteOnly, texel),
+        };
+        let params = buffer(wgpu::BufferBindingType::Uniform, true);
+        let numbered = std::iter::once(params).chain(access.iter().map(storage)).enumerate();
+        let entries: Vec<_> = numbered
+            .map(|(binding, ty)| wgpu::BindGroupLayoutEntry {
+                binding: binding as u32,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty,
+                count: None,
+            })
+            .collect();
         let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
             label: Some(&label),
             entries: &entries,

@@ -3,6 +3,7 @@
 //! ```text
 //! Gpu ── device, queue, limits, byte accounts        (adapter.rs, device.rs, account.rs)
 //!  ├─ Tensor<T>   a typed buffer of one class         (tensor.rs, arena.rs)
+//!  ├─ Texture     words by texels                     (texture.rs)
 //!  ├─ Kernel      a compiled pipeline, by ShaderKey   (kernel.rs, shader.rs, workers.rs)
 //!  ├─ Recorder    many dispatches, one submission     (recorder.rs)
 //!  ├─ Pending     a read-back that resolves later     (readback.rs)
@@ -22,6 +23,7 @@ mod readback;
 mod recorder;
 mod shader;
 mod tensor;
+mod texture;
 mod timer;
 mod tuning;
 mod tuning_file;
@@ -37,7 +39,8 @@ pub use folder::cache_folder;
 pub use kernel::Kernel;
 pub use readback::Pending;
 pub use recorder::{MOST_JOBS, Recorder};
-pub use shader::{Shader, ShaderKey, assemble, binding_access};
+pub use shader::{Access, Shader, ShaderKey, assemble, binding_access};
 pub use tensor::{Binding, Element, Tensor, VIEW_ALIGNMENT};
+pub use texture::{Texel, Texture};
 pub use timer::Submission;
 pub use tuning::{Family, Tuning, TuningSource};

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::device::Gpu;
 use super::kernel::{JOB_BYTES, JOBS_BYTES, Kernel, PARAMS_BYTES};
 use super::readback::{Pending, Signal};
-use super::tensor::{Binding, Element, Tensor};
+use super::tensor::{Binding, Element, Source, Tensor};
 use super::timer::{Submission, Timer};
 use crate::{Error, Result};
 
@@ -158,22 +158,26 @@ impl Recorder {
     fn group(&mut self, kernel: &Kernel, bindings: &[Binding<'_>]) -> wgpu::BindGroup {
         self.key.clear();
         self.key.push(kernel.inner.id as u64);
-        self.key.extend(bindings.iter().flat_map(|b| [b.inner.id, b.offset, b.size]));
+        self.key.extend(bindings.iter().flat_map(|b| [b.id, b.offset, b.size]));
         if let Some(group) = self.groups.get(&self.key[..]) {
             return group.clone();
         }
-        let entry = |binding: usize, buffer, offset, size| wgpu::BindGroupEntry {
-            binding: binding as u32,
-            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+        let buffer = |buffer, offset, size| {
+            wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                 buffer,
                 offset,
                 size: std::num::NonZeroU64::new(size),
-            }),
+            })
         };
-        let mut entries = vec![entry(0, &self.arena, 0, kernel.inner.params_bytes)];
-        entries.extend(
-            bindings.iter().enumerate().map(|(i, b)| entry(i + 1, &b.inner.buffer, b.offset, b.size)),
-        );
+        let params = buffer(&self.arena, 0, kernel.inner.params_bytes);
+        let storage = bindings.iter().map(|b| match b.source {
+            Source::Buffer(from) => buffer(from, b.offset, b.size),
+            Source::Texture(view) => wgpu::BindingResource::TextureView(view),
+        });
+        let numbered = std::iter::once(params).chain(storage).enumerate();
+        let entries: Vec<_> = numbered
+            .map(|(binding, resource)| wgpu::BindGroupEntry { binding: binding as u32, resource })
+            .collect();
         let group = self.gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some(kernel.label()),
             layout: &kernel.inner.layout,

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::texture::Texel;
 use crate::{Error, Result};
 
 /// One file of `shaders/`, with the stem that names its kernel, its CPU twin and its pipeline.
@@ -66,6 +67,7 @@ const SHARED: &[(&str, &str)] = &[
     ("kv_row", include_str!("../../shaders/shared/kv_row.wgsl")),
     ("radix", include_str!("../../shaders/shared/radix.wgsl")),
     ("rope", include_str!("../../shaders/shared/rope.wgsl")),
+    ("weight_pack", include_str!("../../shaders/shared/weight_pack.wgsl")),
     ("weight_chunk", include_str!("../../shaders/shared/weight_chunk.wgsl")),
     ("weight_row", include_str!("../../shaders/shared/weight_row.wgsl")),
 ];
@@ -123,18 +125,44 @@ fn substitute(key: &ShaderKey, line: &str) -> Option<String> {
     Some(out)
 }
 
-/// For each storage binding of an assembled shader, in order from `@binding(1)`: may the kernel write it?
-pub fn binding_access(wgsl: &str) -> Vec<bool> {
-    let mut found: Vec<(u32, bool)> = wgsl
+/// What a storage binding of a shader is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// A buffer that the kernel only reads.
+    Read,
+    /// A buffer that it may write.
+    Write,
+    /// A texture that it only reads, with so many words a texel.
+    ReadTexels(Texel),
+    /// One that it only writes.
+    WriteTexels(Texel),
+}
+
+impl Access {
+    fn of(declaration: &str) -> Option<Self> {
+        let kinds = [
+            ("var<storage, read_write>", Self::Write),
+            ("var<storage, read>", Self::Read),
+            ("texture_storage_2d<rgba32uint, read>", Self::ReadTexels(Texel::Four)),
+            ("texture_storage_2d<r32uint, read>", Self::ReadTexels(Texel::One)),
+            ("texture_storage_2d<rgba32uint, write>", Self::WriteTexels(Texel::Four)),
+            ("texture_storage_2d<r32uint, write>", Self::WriteTexels(Texel::One)),
+        ];
+        kinds.into_iter().find(|(text, _)| declaration.contains(text)).map(|(_, access)| access)
+    }
+}
+
+/// The storage bindings of an assembled shader, in order from `@binding(1)`.
+pub fn binding_access(wgsl: &str) -> Vec<Access> {
+    let mut found: Vec<(u32, Access)> = wgsl
         .lines()
         .filter_map(|line| {
-            let (_, after) = line.split_once("@binding(")?;
-            let (number, rest) = after.split_once(')')?;
-            rest.contains("var<storage").then_some((number.parse().ok()?, rest.contains("read_write")))
+            let (number, rest) = line.split_once("@binding(")?.1.split_once(')')?;
+            Some((number.parse().ok()?, Access::of(rest)?))
         })
         .collect();
-    found.sort_unstable();
-    found.into_iter().map(|(_, writes)| writes).collect()
+    found.sort_unstable_by_key(|&(number, _)| number);
+    found.into_iter().map(|(_, access)| access).collect()
 }
 
 #[cfg(test)]
@@ -171,7 +199,8 @@ mod tests {
     fn access_follows_binding_numbers() {
         let wgsl = "@group(0) @binding(2) var<storage, read_write> b: array<u32>;\n\
                     @group(0) @binding(1) var<storage, read> a: array<u32>;\n\
+                    @group(0) @binding(3) var t: texture_storage_2d<r32uint, read>;\n\
                     @group(0) @binding(0) var<uniform> p: P;";
-        assert_eq!(binding_access(wgsl), [false, true]);
+        assert_eq!(binding_access(wgsl), [Access::Read, Access::Write, Access::ReadTexels(Texel::One)]);
     }
 }

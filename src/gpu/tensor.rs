@@ -27,8 +27,7 @@ pub struct Tensor<T> {
 #[derive(Debug)]
 pub(super) struct Inner {
     pub buffer: wgpu::Buffer,
-    /// Never used twice, so that a bind group cached for one buffer cannot serve another.
-    pub id: u64,
+    id: u64,
     bytes: u64,
     class: Class,
     account: Arc<Account>,
@@ -40,20 +39,32 @@ impl Drop for Inner {
     }
 }
 
-/// A range of a tensor, as a kernel sees it.
+/// A range of a tensor, or a whole texture, as a kernel sees it.
 #[derive(Debug, Clone, Copy)]
 pub struct Binding<'a> {
-    pub(super) inner: &'a Inner,
+    pub(super) id: u64,
     /// In bytes.
     pub(super) offset: u64,
-    /// In bytes.
+    /// In bytes; 0 for a texture.
     pub(super) size: u64,
+    pub(super) source: Source<'a>,
+}
+
+/// What is bound.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Source<'a> {
+    Buffer(&'a wgpu::Buffer),
+    Texture(&'a wgpu::TextureView),
 }
 
 /// Values to whose multiples views are aligned.
 pub const VIEW_ALIGNMENT: usize = 64;
 
-static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+/// Never the same twice, so that a bind group cached for one buffer or texture cannot serve another.
+pub(super) fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Relaxed)
+}
 
 impl<T: Element> Tensor<T> {
     pub(super) fn new(
@@ -72,8 +83,7 @@ impl<T: Element> Tensor<T> {
             mapped_at_creation: false,
         });
         account.add(class, bytes);
-        let id = NEXT_ID.fetch_add(1, Relaxed);
-        let inner = Inner { buffer, id, bytes, class, account: account.clone() };
+        let inner = Inner { buffer, id: next_id(), bytes, class, account: account.clone() };
         Self { inner: Arc::new(inner), offset: 0, len, _lease: None, kind: PhantomData }
     }
 
@@ -85,6 +95,11 @@ impl<T: Element> Tensor<T> {
     /// True when it holds none.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// What it is for.
+    pub fn class(&self) -> Class {
+        self.inner.class
     }
 
     /// Bytes of the whole buffer on the device.
@@ -112,8 +127,7 @@ impl<T: Element> Tensor<T> {
 
     /// The whole buffer, for a kernel, and the index in it of this tensor's first value.
     pub fn whole(&self) -> (Binding<'_>, usize) {
-        let binding = Binding { inner: &self.inner, offset: 0, size: self.inner.bytes };
-        (binding, self.offset as usize / size_of::<T>())
+        (self.range(0, self.inner.bytes), self.offset as usize / size_of::<T>())
     }
 
     /// True when both lie in the same buffer.
@@ -124,6 +138,10 @@ impl<T: Element> Tensor<T> {
     /// The tensor, for a kernel.
     pub fn bind(&self) -> Binding<'_> {
         let bytes = ((self.len * size_of::<T>()) as u64).next_multiple_of(16).max(16);
-        Binding { inner: &self.inner, offset: self.offset, size: bytes.min(self.inner.bytes - self.offset) }
+        self.range(self.offset, bytes.min(self.inner.bytes - self.offset))
+    }
+
+    fn range(&self, offset: u64, size: u64) -> Binding<'_> {
+        Binding { id: self.inner.id, offset, size, source: Source::Buffer(&self.inner.buffer) }
     }
 }

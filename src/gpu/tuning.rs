@@ -16,6 +16,8 @@ pub struct Tuning {
     pub family: Family,
     /// Use subgroup operations where a kernel has such a variant.
     pub subgroups: bool,
+    /// Keep weights in textures, for the kernels of [`Family::Lanes`].
+    pub textures: bool,
     /// Multiply many rows on cooperative matrices, in halves. False until such a product was compared with its twin
     /// on the device, by `kernels::matmul_matrix::prove`.
     pub matrix_units: bool,
@@ -38,21 +40,30 @@ pub enum TuningSource {
 }
 
 impl Tuning {
-    pub(super) fn for_device(info: &wgpu::AdapterInfo, features: wgpu::Features) -> Self {
+    pub(super) fn for_device(info: &wgpu::AdapterInfo, device: &wgpu::Device) -> Self {
         // Software adapters run barriers as coroutines, which costs far more than the reads they save.
-        let subgroups = features.contains(wgpu::Features::SUBGROUP);
+        let subgroups = device.features().contains(wgpu::Features::SUBGROUP);
         if info.device_type == wgpu::DeviceType::Cpu {
             // Here subgroups pass loaded values round, by eight.
             Self {
                 family: Family::Lanes,
                 subgroups: subgroups && info.subgroup_min_size >= 8,
+                // A gain on lavapipe; browsers were not measured.
+                textures: info.backend == wgpu::Backend::Vulkan
+                    && device.limits().max_storage_textures_per_shader_stage >= 2,
                 matrix_units: false,
                 attention_splits: 16,
             }
         } else {
             // Subgroup kernels assume at least 16 lanes; narrower ones gain nothing over shared memory.
             let wide = subgroups && info.subgroup_min_size >= 16;
-            Self { family: Family::Groups, subgroups: wide, matrix_units: false, attention_splits: 16 }
+            Self {
+                family: Family::Groups,
+                subgroups: wide,
+                textures: false,
+                matrix_units: false,
+                attention_splits: 16,
+            }
         }
     }
 }

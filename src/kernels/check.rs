@@ -95,6 +95,7 @@ pub async fn all(gpu: &Gpu) -> Result<Vec<Check>> {
     checks.extend(super::embed::checks(gpu).await?);
     checks.extend(super::fill::checks(gpu).await?);
     checks.extend(super::gather::checks(gpu).await?);
+    checks.extend(super::tile::checks(gpu).await?);
     checks.extend(super::score::checks(gpu).await?);
     checks.extend(super::rope_ahead::checks(gpu).await?);
     checks.extend(super::moments::checks(gpu).await?);
@@ -148,15 +149,16 @@ pub(super) mod testing {
     /// The same device, once for each kernel family that it can run.
     pub fn families() -> Vec<Gpu> {
         let gpu = gpu();
-        let base = Tuning { subgroups: false, ..gpu.tuning() };
-        let mut tunings =
-            vec![Tuning { family: Family::Lanes, ..base }, Tuning { family: Family::Groups, ..base }];
+        let base = Tuning { subgroups: false, textures: false, ..gpu.tuning() };
+        let mut tunings = vec![
+            Tuning { family: Family::Lanes, ..base },
+            Tuning { family: Family::Lanes, textures: true, ..base },
+            Tuning { family: Family::Groups, ..base },
+        ];
         if gpu.tuning().subgroups {
-            tunings.extend([Family::Lanes, Family::Groups].map(|family| Tuning {
-                family,
-                subgroups: true,
-                ..base
-            }));
+            let with = Tuning { subgroups: true, ..base };
+            tunings.extend([Tuning { family: Family::Groups, ..with }]);
+            tunings.extend([false, true].map(|textures| Tuning { family: Family::Lanes, textures, ..with }));
         }
         if gpu.has_matrix_units() {
             tunings.push(Tuning { family: Family::Groups, matrix_units: true, ..gpu.tuning() });

@@ -2,7 +2,8 @@
 
 use super::check::{Check, Noise, poisoned};
 use super::jobs::groups;
-use super::matrix::{Matrix, Part, RowFormat, quantize, unpack};
+use super::matrix::{Matrix, RowFormat, quantize, unpack};
+use super::part::{Part, layout};
 use crate::Result;
 use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
 
@@ -22,7 +23,11 @@ struct Job {
 
 /// Every shader variant of this kernel.
 pub fn variants() -> Vec<ShaderKey> {
-    RowFormat::ALL.map(|format| format.variant(ShaderKey::new(SHADER))).to_vec()
+    let of = |format: RowFormat| {
+        [(false, false), (true, false), (true, true)]
+            .map(|(tiled, textures)| layout(format.variant(ShaderKey::new(SHADER)), tiled, textures))
+    };
+    RowFormat::ALL.into_iter().flat_map(of).collect()
 }
 
 /// Neighbouring tokens to look up.
@@ -50,7 +55,7 @@ pub fn embed(
     let chunks = table.cols() / 8;
     for group in groups(lookups, |a, b| a.count == b.count && a.tokens.beside(b.tokens)) {
         for part in table.parts() {
-            let kernel = rec.gpu().kernel(&part.format.variant(ShaderKey::new(SHADER)))?;
+            let kernel = rec.gpu().kernel(&part.variant(ShaderKey::new(SHADER)))?;
             let job = |lookup: &&Lookup<'_>| Job {
                 first: part.first_row as u32,
                 rows: part.rows as u32,
@@ -62,7 +67,7 @@ pub fn embed(
             };
             let jobs: Vec<Job> = group.iter().map(job).collect();
             let Lookup { tokens, count, .. } = group[0];
-            let bindings = [tokens.whole().0, part.words.bind(), part.scales.bind(), out.bind()];
+            let bindings = [part.words.bind(), part.scales.bind(), tokens.whole().0, out.bind()];
             rec.dispatch_jobs(&kernel, &jobs, &bindings, [chunks.div_ceil(64) as u32, *count as u32])?;
         }
     }
@@ -79,20 +84,20 @@ pub fn twin(tokens: &[u32], table: &[f32], cols: usize, scale: f32) -> Vec<f32> 
 /// Two parts of `rows` rows each, the second in `formats[1]`, with a token beyond the end.
 async fn check(gpu: &Gpu, formats: [RowFormat; 2], rows: usize, cols: usize) -> Result<Check> {
     let mut noise = Noise::new(4);
+    let mut rec = Recorder::new(gpu);
     let (mut parts, mut values) = (Vec::new(), Vec::new());
     for (i, format) in formats.into_iter().enumerate() {
         let (words, scales) = quantize(format, rows, cols, &noise.values(rows * cols));
         values.extend(unpack(format, rows, cols, &words, &scales));
         let words = gpu.tensor_with(Class::Weights, "words", &words);
         let scales = gpu.tensor_with(Class::Weights, "scales", &scales);
-        parts.push(Part { first_row: i * rows, rows, format, words, scales });
+        parts.push(Part::new(&mut rec, i * rows, rows, format, words, scales)?);
     }
     let tokens: Vec<u32> = (0..7).map(|_| noise.below(2 * rows as u32)).chain([u32::MAX]).collect();
     let device_tokens = gpu.tensor_with(Class::Scratch, "tokens", &tokens);
     // The first two tokens belong to somebody else.
     let (at, count) = (2, tokens.len() - 2);
     let out = poisoned(gpu, count * cols);
-    let mut rec = Recorder::new(gpu);
     let table = Matrix::new(cols, parts);
     let lookup = |at, count, to| Lookup { tokens: &device_tokens, at, count, to };
     // As a block, and one by one in another order.

@@ -2,7 +2,8 @@
 
 use super::check::{Check, Noise, poisoned};
 use super::matmul_lanes::Tile;
-use super::matrix::{Epilogue, Matrix, Part, RowFormat};
+use super::matrix::{Epilogue, Matrix, RowFormat};
+use super::part::{Part, layout};
 use super::{matmul_groups, matmul_matrix, matvec, matvec_groups};
 use crate::Result;
 use crate::gpu::{Binding, Class, Family, Gpu, Recorder, ShaderKey, Tensor, Tuning};
@@ -36,7 +37,10 @@ pub fn variants() -> Vec<ShaderKey> {
     for format in RowFormat::ALL {
         let mut keys = vec![matmul_groups::key(), matmul_matrix::key(32), matmul_matrix::key(64)];
         for subgroups in [false, true] {
-            keys.extend(Tile::all(format, subgroups).map(|tile| tile.key(subgroups)));
+            let tiles = Tile::all(format, subgroups).map(|tile| tile.key(subgroups));
+            keys.extend(
+                tiles.flat_map(|key| [false, true].map(|textures| layout(key.clone(), true, textures))),
+            );
         }
         for key in keys {
             all.extend(Epilogue::ALL.map(|epilogue| epilogue.variant(format.variant(key.clone()))));
@@ -72,7 +76,7 @@ fn record(
 ) -> Result<()> {
     for part in matrix.parts() {
         let (base, grid) = choose(part);
-        let kernel = rec.gpu().kernel(&epilogue.variant(part.format.variant(base)))?;
+        let kernel = rec.gpu().kernel(&epilogue.variant(part.variant(base)))?;
         let params = Params {
             rows: part.rows as u32,
             cols: matrix.cols() as u32,
@@ -130,7 +134,7 @@ pub(super) async fn check_chosen(
 ) -> Result<Check> {
     let mut noise = Noise::new(6);
     let rows = rows.map(|r| if epilogue == Epilogue::SwiGlu { r.next_multiple_of(2) } else { r });
-    let (matrix, parts) = matvec::sample(gpu, &mut noise, format, rows, cols);
+    let (matrix, parts) = matvec::sample(gpu, &mut noise, format, rows, cols)?;
     let x = noise.values(count * cols);
     let outputs = epilogue.outputs(matrix.rows());
     let mut want = vec![f32::NAN; count * outputs];
@@ -194,7 +198,7 @@ mod tests {
 
     /// The bits of the outputs of the last of `count` rows, whose others differ with `count`.
     fn last_row(gpu: &Gpu, (format, epilogue): (RowFormat, Epilogue), count: usize, most: usize) -> Vec<u32> {
-        let (matrix, _) = matvec::sample(gpu, &mut Noise::new(8), format, [74, 6], 160);
+        let (matrix, _) = matvec::sample(gpu, &mut Noise::new(8), format, [74, 6], 160).expect("a matrix");
         let outputs = epilogue.outputs(matrix.rows());
         let others = Noise::new(count as u64).values((count - 1) * 160);
         let x = [others, Noise::new(9).values(160)].concat();
@@ -228,7 +232,8 @@ mod tests {
     fn matrix_units_take_what_vectors_leave_whatever_the_count() {
         let gpu = super::super::check::testing::gpu();
         let tuning = Tuning { family: Family::Groups, matrix_units: true, ..gpu.tuning() };
-        let (matrix, _) = matvec::sample(&gpu, &mut Noise::new(1), RowFormat::Q4, [130, 1], 32);
+        let (matrix, _) =
+            matvec::sample(&gpu, &mut Noise::new(1), RowFormat::Q4, [130, 1], 32).expect("a matrix");
         let chosen = |count, rows| choose(tuning, &matrix.parts()[0], count, rows);
         for count in 1..=33 {
             let batch = Rows::Batch { most: 33 };

@@ -63,7 +63,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::check::testing::{assert_passed, gpu};
-    use super::super::matrix::Part;
+    use super::super::part::Part;
     use super::*;
     use crate::gpu::Tuning;
 
@@ -129,7 +129,8 @@ mod tests {
             let (format, epilogue) = (RowFormat::ALL[format], Epilogue::ALL[epilogue]);
             let cols = if format == RowFormat::F16 { 8 * chunks } else { 32 * chunks };
             let kind = if wide { Rows::Block } else { Rows::Batch { most: 80 } };
-            let (gpu, columns) = (gpu(), columns(kind));
+            // Software adapters keep weights in another layout.
+            let (gpu, columns) = (gpu().with_tuning(groups()), columns(kind));
             let choose = |part: &Part| {
                 (ShaderKey::new(shader).flag("WIDE", columns == 64), grid(part.rows, count, columns))
             };
@@ -139,14 +140,17 @@ mod tests {
         }
     }
 
+    fn groups() -> Tuning {
+        Tuning { family: Family::Groups, ..gpu().tuning() }
+    }
+
     #[test]
     fn a_device_without_units_keeps_its_tuning() {
         let gpu = gpu();
         if gpu.has_matrix_units() {
             return;
         }
-        let groups = Tuning { family: Family::Groups, ..gpu.tuning() };
-        for gpu in [gpu.with_tuning(groups), gpu] {
+        for gpu in [gpu.with_tuning(groups()), gpu] {
             assert_eq!(pollster::block_on(prove(&gpu)).tuning(), gpu.tuning());
         }
     }

@@ -11,7 +11,8 @@
 
 use half::f16;
 
-use crate::gpu::{Class, Gpu, ShaderKey, Tensor};
+use super::part::Part;
+use crate::gpu::{ShaderKey, Tensor};
 
 /// Values that share a scale and a minimum.
 pub const GROUP: usize = 32;
@@ -73,21 +74,6 @@ impl RowFormat {
     }
 }
 
-/// Neighbouring rows of a matrix in buffers of their own, small enough for one binding.
-#[derive(Debug, Clone)]
-pub struct Part {
-    /// The row of the matrix that is the part's first.
-    pub first_row: usize,
-    /// Rows in the part.
-    pub rows: usize,
-    /// Their format.
-    pub format: RowFormat,
-    /// Packed values, `[rows, words_per_row]`.
-    pub words: Tensor<u32>,
-    /// Scales and minima, `[rows, scales_per_row]`; a dummy for F16.
-    pub scales: Tensor<u32>,
-}
-
 /// A weight matrix `[rows, cols]`, split by rows into parts.
 #[derive(Debug, Clone)]
 pub struct Matrix {
@@ -100,20 +86,6 @@ impl Matrix {
     /// The matrix of `cols` columns that these parts, in order, make up.
     pub fn new(cols: usize, parts: Vec<Part>) -> Self {
         Self { rows: parts.iter().map(|p| p.rows).sum(), cols, parts }
-    }
-
-    /// A matrix of one part with these packed rows.
-    pub fn upload(
-        gpu: &Gpu,
-        format: RowFormat,
-        rows: usize,
-        cols: usize,
-        words: &[u32],
-        scales: &[u32],
-    ) -> Self {
-        let words = gpu.tensor_with(Class::Weights, "words", words);
-        let scales = gpu.tensor_with(Class::Weights, "scales", scales);
-        Self::new(cols, vec![Part { first_row: 0, rows, format, words, scales }])
     }
 
     /// Rows of all parts.

@@ -1,7 +1,8 @@
 //! Products of a matrix with one row: the decode step.
 
 use super::check::{Check, Noise, poisoned};
-use super::matrix::{Epilogue, Matrix, Norm, Part, RowFormat, quantize, unpack};
+use super::matrix::{Epilogue, Matrix, Norm, RowFormat, quantize, unpack};
+use super::part::Part;
 use super::{matvec_groups, matvec_lanes, rms_norm};
 use crate::Result;
 use crate::gpu::{Binding, Class, Family, Gpu, Recorder, ShaderKey, Tensor, Tuning};
@@ -28,14 +29,14 @@ pub(super) fn grow(base: &ShaderKey) -> Vec<ShaderKey> {
     let mut all = Vec::new();
     for format in RowFormat::ALL {
         for epilogue in Epilogue::ALL {
-            all.extend([false, true].map(|norm| variant(base.clone(), format, epilogue, norm)));
+            all.extend([false, true].map(|norm| finish(format.variant(base.clone()), epilogue, norm)));
         }
     }
     all
 }
 
-fn variant(base: ShaderKey, format: RowFormat, epilogue: Epilogue, norm: bool) -> ShaderKey {
-    epilogue.variant(format.variant(base)).flag("NORM", norm)
+fn finish(key: ShaderKey, epilogue: Epilogue, norm: bool) -> ShaderKey {
+    epilogue.variant(key).flag("NORM", norm)
 }
 
 /// Records `out = W x`, ended by `epilogue`; with a norm, `W (x * weight / rms(x))`, where the sum of squares is
@@ -54,7 +55,7 @@ pub fn matvec(
             Family::Lanes => (matvec_lanes::key(subgroups), matvec_lanes::grid(part.rows)),
             Family::Groups => (matvec_groups::key(subgroups, 1), matvec_groups::grid(part.rows, 1)),
         };
-        let kernel = rec.gpu().kernel(&variant(base, part.format, epilogue, norm.is_some()))?;
+        let kernel = rec.gpu().kernel(&finish(part.variant(base), epilogue, norm.is_some()))?;
         let params = Params {
             rows: part.rows as u32,
             cols: matrix.cols() as u32,
@@ -91,19 +92,19 @@ pub(super) fn sample(
     format: RowFormat,
     rows: [usize; 2],
     cols: usize,
-) -> (Matrix, [Vec<f32>; 2]) {
-    let mut parts = Vec::new();
+) -> Result<(Matrix, [Vec<f32>; 2])> {
+    let mut rec = Recorder::new(gpu);
+    let (mut parts, mut values) = (Vec::new(), [Vec::new(), Vec::new()]);
     let mut first_row = 0;
-    let values = rows.map(|rows| {
+    for (rows, values) in rows.into_iter().zip(&mut values) {
         let (words, scales) = quantize(format, rows, cols, &noise.values(rows * cols));
-        let values = unpack(format, rows, cols, &words, &scales);
+        *values = unpack(format, rows, cols, &words, &scales);
         let words = gpu.tensor_with(Class::Weights, "words", &words);
         let scales = gpu.tensor_with(Class::Weights, "scales", &scales);
-        parts.push(Part { first_row, rows, format, words, scales });
+        parts.push(Part::new(&mut rec, first_row, rows, format, words, scales)?);
         first_row += rows;
-        values
-    });
-    (Matrix::new(cols, parts), values)
+    }
+    Ok((Matrix::new(cols, parts), values))
 }
 
 async fn check(
@@ -114,7 +115,7 @@ async fn check(
 ) -> Result<Check> {
     let mut noise = Noise::new(5);
     let rows = rows.map(|r| if epilogue == Epilogue::SwiGlu { r.next_multiple_of(2) } else { r });
-    let (matrix, parts) = sample(gpu, &mut noise, format, rows, cols);
+    let (matrix, parts) = sample(gpu, &mut noise, format, rows, cols)?;
     let (x, weight) = (noise.values(cols), noise.values(cols));
     let outputs = epilogue.outputs(matrix.rows());
     let mut want = vec![f32::NAN; outputs];

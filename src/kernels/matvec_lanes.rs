@@ -2,6 +2,7 @@
 
 use super::grid::lines;
 use super::matvec::grow;
+use super::part::layout;
 use crate::gpu::{Shader, ShaderKey};
 
 const SHADER: Shader = Shader { stem: "matvec_lanes", text: include_str!("../../shaders/matvec_lanes.wgsl") };
@@ -14,7 +15,8 @@ pub(super) fn key(subgroups: bool) -> ShaderKey {
 }
 
 pub(super) fn variants() -> Vec<ShaderKey> {
-    [false, true].into_iter().flat_map(|subgroups| grow(&key(subgroups))).collect()
+    let each = [(false, false), (false, true), (true, false), (true, true)].into_iter();
+    each.flat_map(|(subgroups, textures)| grow(&layout(key(subgroups), true, textures))).collect()
 }
 
 pub(super) fn grid(rows: usize) -> [u32; 3] {

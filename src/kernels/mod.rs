@@ -46,6 +46,7 @@ pub mod nll;
 pub mod observe;
 pub mod page_bounds;
 pub mod page_score;
+pub mod part;
 pub mod pool;
 pub mod rms_norm;
 pub mod rope_ahead;
@@ -57,13 +58,14 @@ pub mod seed;
 pub mod select;
 mod team;
 pub mod thin;
+pub mod tile;
 pub mod tune;
 
 use crate::gpu::ShaderKey;
 
 /// One variant at least of every way in which a shader can be assembled, for validation without a device.
 pub fn variants() -> Vec<ShaderKey> {
-    let kernels: [fn() -> Vec<ShaderKey>; 37] = [
+    let kernels: [fn() -> Vec<ShaderKey>; 38] = [
         accumulate::variants,
         attention_decode_groups::variants,
         attention_decode_lanes::variants,
@@ -101,6 +103,7 @@ pub fn variants() -> Vec<ShaderKey> {
         seed::variants,
         select::variants,
         thin::variants,
+        tile::variants,
     ];
     kernels.into_iter().flat_map(|variants| variants()).collect()
 }

@@ -9,8 +9,9 @@ use super::kv_code::KvBits;
 use super::kv_row::{Format, Heads};
 use super::kv_sample::shuffled;
 use super::matmul::{Rows, matmul};
-use super::matrix::{Epilogue, Matrix, Part, RowFormat};
+use super::matrix::{Epilogue, Matrix, RowFormat};
 use super::matvec::matvec;
+use super::part::Part;
 use crate::Result;
 use crate::gpu::{Class, Gpu, Recorder, Tensor, Tuning};
 
@@ -52,7 +53,7 @@ pub async fn tune(gpu: &Gpu) -> Result<Tuned> {
     let mut subgroups = Vec::new();
     if tuning.subgroups {
         let tunings = [tuning, Tuning { subgroups: false, ..tuning }];
-        let (matrix, x, out) = product(gpu);
+        let (matrix, x, out) = product(&gpu.with_tuning(tuning))?;
         subgroups = race(gpu, &tunings, |rec| {
             matvec(rec, &matrix, x.bind(), None, Epilogue::Store, &out)?;
             matmul(rec, &matrix, x.bind(), BLOCK, Rows::Block, Epilogue::Store, &out)
@@ -86,13 +87,13 @@ pub async fn tune(gpu: &Gpu) -> Result<Tuned> {
 const BLOCK: usize = 64;
 
 /// A 4-bit matrix, input rows for it, and room for the output of all of them.
-fn product(gpu: &Gpu) -> (Matrix, Tensor<f32>, Tensor<f32>) {
+fn product(gpu: &Gpu) -> Result<(Matrix, Tensor<f32>, Tensor<f32>)> {
     let (rows, cols, format) = (1024, 1024, RowFormat::Q4);
     let words = gpu.tensor(Class::Scratch, "tuning", rows * format.words_per_row(cols));
     let scales = gpu.tensor(Class::Scratch, "tuning", rows * format.scales_per_row(cols));
-    let matrix = Matrix::new(cols, vec![Part { first_row: 0, rows, format, words, scales }]);
+    let matrix = Matrix::new(cols, vec![Part::new(&mut Recorder::new(gpu), 0, rows, format, words, scales)?]);
     let f32s = |len: usize| gpu.tensor(Class::Scratch, "tuning", len);
-    (matrix, f32s(BLOCK * cols), f32s(BLOCK * rows))
+    Ok((matrix, f32s(BLOCK * cols), f32s(BLOCK * rows)))
 }
 
 /// Times the same work under several tunings, in turn.

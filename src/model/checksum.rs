@@ -4,9 +4,7 @@ use super::Model;
 use crate::Result;
 use crate::gpu::{Class, Recorder};
 use crate::kernels::matrix::Matrix;
-
-/// Words of each matrix that are looked at.
-const SAMPLE: usize = 256;
+use crate::kernels::part::Part;
 
 impl Model {
     /// A hash of the model's shape and of a sample of every matrix as it is on the device, so that other weights and
@@ -17,10 +15,11 @@ impl Model {
     pub async fn checksum(&self) -> Result<u64> {
         let layers = self.layers.iter().flat_map(|l| [&l.qkv, &l.output, &l.gate_up, &l.down]);
         let parts: Vec<_> = layers.chain([&self.embedding]).flat_map(Matrix::parts).collect();
-        let sample = self.gpu.tensor::<u32>(Class::Scratch, "sample of the weights", parts.len() * SAMPLE);
+        let sample =
+            self.gpu.tensor::<u32>(Class::Scratch, "sample of the weights", parts.len() * Part::SAMPLE);
         let mut rec = Recorder::new(&self.gpu);
         for (i, part) in parts.iter().enumerate() {
-            rec.copy(&part.words, 0, &sample, i * SAMPLE, part.words.len().min(SAMPLE));
+            rec.copy(&part.sample, 0, &sample, i * Part::SAMPLE, part.sample.len());
         }
         let read = rec.read(&sample, 0, sample.len());
         rec.submit();

@@ -9,8 +9,9 @@ use std::sync::Mutex;
 
 use super::config::Config;
 use super::{Layer, Model};
-use crate::gpu::{Class, Gpu, Tensor};
-use crate::kernels::matrix::{Matrix, Part, RowFormat};
+use crate::gpu::{Class, Gpu, Recorder, Tensor};
+use crate::kernels::matrix::{Matrix, RowFormat};
+use crate::kernels::part::Part;
 use crate::text::Text;
 use crate::weights::{ModelFile, TensorInfo, natural_format};
 use crate::{Error, Result};
@@ -103,6 +104,7 @@ pub(super) async fn assemble(
 /// Uploads one model.
 pub(crate) struct Loader<'a, F> {
     gpu: &'a Gpu,
+    rec: Recorder,
     file: &'a ModelFile,
     config: &'a Config,
     weights: Option<RowFormat>,
@@ -119,7 +121,7 @@ impl<'a, F: FnMut(Progress)> Loader<'a, F> {
         weights: Option<RowFormat>,
         progress: F,
     ) -> Self {
-        Self { gpu, file, config, weights, progress, done: 0, unflushed: 0 }
+        Self { gpu, rec: Recorder::new(gpu), file, config, weights, progress, done: 0, unflushed: 0 }
     }
 
     /// Uploads everything.
@@ -179,7 +181,7 @@ impl<'a, F: FnMut(Progress)> Loader<'a, F> {
                 self.advance((row_bytes * rows) as u64);
             }
         }
-        Ok(Part { first_row, rows, format, words, scales })
+        Part::new(&mut self.rec, first_row, rows, format, words, scales)
     }
 
     fn advance(&mut self, bytes: u64) {
@@ -261,8 +263,7 @@ impl Stack {
 
     /// The stack cut into parts that a binding can cover.
     pub(super) fn slices(&self, gpu: &Gpu, format: RowFormat) -> Vec<Vec<Slice<'_>>> {
-        let row_bytes = 4 * format.words_per_row(self.cols) as u64;
-        self.cut((gpu.max_binding_bytes() / row_bytes).max(2) as usize)
+        self.cut(Part::most_rows(gpu, format, self.cols).max(2))
     }
 
     /// The stack cut into parts of at most `per_part` rows.

@@ -6,13 +6,15 @@ use super::load::{Source, Stack, assemble};
 use super::synthetic::numbered;
 use super::{Config, Model};
 use crate::Result;
-use crate::gpu::{Class, Gpu, Tensor};
-use crate::kernels::matrix::{Matrix, Part, RowFormat};
+use crate::gpu::{Class, Gpu, Recorder, Tensor};
+use crate::kernels::matrix::{Matrix, RowFormat};
+use crate::kernels::part::Part;
 use crate::weights::ModelFile;
 
 /// Matrices of the formats that the model's will have, and of hardly any rows.
 struct Hollow<'a> {
     gpu: &'a Gpu,
+    rec: Recorder,
     file: &'a ModelFile,
     config: &'a Config,
     weights: Option<RowFormat>,
@@ -29,7 +31,7 @@ impl Model {
         config: &Config,
         weights: Option<RowFormat>,
     ) -> Result<Arc<Self>> {
-        let mut source = Hollow { gpu, file, config, weights };
+        let mut source = Hollow { gpu, rec: Recorder::new(gpu), file, config, weights };
         assemble(gpu, config, numbered(ROWS)?, &mut source).await.map(Arc::new)
     }
 }
@@ -43,7 +45,7 @@ impl Source for Hollow<'_> {
         let tensor = |words: usize| self.gpu.tensor(Class::Scratch, "stand-in", words);
         let words = tensor(ROWS * format.words_per_row(stack.cols));
         let scales = tensor(ROWS * format.scales_per_row(stack.cols));
-        Ok(Some(Matrix::new(stack.cols, vec![Part { first_row: 0, rows: ROWS, format, words, scales }])))
+        Ok(Some(Matrix::new(stack.cols, vec![Part::new(&mut self.rec, 0, ROWS, format, words, scales)?])))
     }
 
     async fn vector(&mut self, name: &str) -> Result<Tensor<f32>> {

@@ -9,7 +9,8 @@ use crate::gpu::{Class, Gpu, Recorder, Tensor};
 use crate::kernels::fill::{Fill, fill};
 use crate::kernels::kv_row::Heads;
 use crate::kernels::matmul_matrix;
-use crate::kernels::matrix::{Matrix, Part, RowFormat};
+use crate::kernels::matrix::{Matrix, RowFormat};
+use crate::kernels::part::Part;
 use crate::text::{Text, Vocabulary};
 use crate::{Error, Result};
 
@@ -147,9 +148,8 @@ impl Source for Random<'_> {
                 fill(&mut self.rec, &words, Fill::Bits(self.seed))?;
                 fill(&mut self.rec, &scales, Fill::Constant(half(step) | half(-amplitude) << 16))?;
             }
-            parts.push(Part { first_row, rows, format: self.format, words, scales });
+            parts.push(Part::new(&mut self.rec, first_row, rows, self.format, words, scales)?);
         }
-        self.rec.submit();
         Ok(Some(Matrix::new(cols, parts)))
     }
 
