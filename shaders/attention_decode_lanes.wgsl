@@ -7,10 +7,12 @@
 // once for all of them. Split s takes rows s, s + S, ... four at a time, one softmax update for the four.
 
 #import attention_job
-#import kv_eight
+#import kv_block
+#import eight
 
 const HEAD_DIM: u32 = #{HEAD_DIM}u;
 const TILE: u32 = #{TILE}u;
+const QUADS: u32 = HEAD_DIM / 4u;
 const EMPTY: f32 = -3.4e38;
 
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
@@ -18,16 +20,44 @@ const EMPTY: f32 = -3.4e38;
 @group(0) @binding(6) var<storage, read_write> partials: array<f32>;
 @group(0) @binding(7) var<storage, read_write> logits: array<f32>;
 
+// Where the query of the lane's first head begins, in quads.
+var<private> first_quad: u32;
+
+fn input(i: u32) -> vec4<f32> { return q[first_quad + i]; }
+
+// A block of the query of one of the lane's heads.
+fn query(head: u32, block: u32, lane: u32) -> Block {
+    let first = head * QUADS + 2u * BLOCK * block;
+#ifdef WHOLE_BLOCKS
+    let quads = eight(first, 8u, 0u, lane);
+    return Block(mat2x4(quads[0], quads[1]), mat2x4(quads[2], quads[3]),
+                 mat2x4(quads[4], quads[5]), mat2x4(quads[6], quads[7]));
+#else
+    return Block(mat2x4(input(first), input(first + 1u)));
+#endif
+}
+
 @compute @workgroup_size(#{LANES})
-fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-    let job = jobs[id.z];
-    let split = id.x;
-    let head = id.y * TILE;
-    if split >= job.splits { return; }
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) index: u32,
+#ifdef SUBGROUPS
+    @builtin(subgroup_invocation_id) subgroup_lane: u32,
+#endif
+) {
+#ifdef SUBGROUPS
+    let lane = subgroup_lane;
+#else
+    let lane = index;
+#endif
+    let job = jobs[group.z];
+    let split = group.x * #{LANES}u + index;
+    let head = group.y * TILE;
+    first_quad = job.q_from + head * QUADS;
     let kv_head = head / job.group;
     let table = job.book_from + select(0u, kv_head, job.sets > 1u) * 4u * job.capacity;
 
-    var acc: array<array<vec4<f32>, EIGHTS * 2u>, TILE>;
+    var acc: array<array<Block, BLOCKS>, TILE>;
     var best: array<f32, TILE>;
     var total: array<f32, TILE>;
     // Codes count from the grid's first value: what its middle adds to a whole sum is taken off once.
@@ -36,13 +66,15 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     for (var h = 0u; h < TILE; h++) {
         best[h] = EMPTY;
         var sum = vec4(0.0);
-        for (var i = 0u; i < EIGHTS * 2u; i++) { sum += q[job.q_from + (head + h) * EIGHTS * 2u + i]; }
+        for (var i = 0u; i < QUADS; i++) { sum += input(h * QUADS + i); }
         q_middle[h] = K_MIDDLE * dot(sum, vec4(1.0));
     }
 
-    for (var first = split; first < job.count; first += 4u * job.splits) {
-        let rows = vec4(first) + vec4(0u, 1u, 2u, 3u) * job.splits;
-        let live = rows < vec4(job.count);
+    // As many turns for every lane, so that all hand on their loads: the last ones may find no row.
+    let turns = (job.count + 4u * job.splits - 1u) / (4u * job.splits);
+    for (var turn = 0u; turn < turns; turn++) {
+        let rows = vec4(split + 4u * turn * job.splits) + vec4(0u, 1u, 2u, 3u) * job.splits;
+        let live = rows < vec4(select(0u, job.count, split < job.splits));
         let entry = vec4(table) + min(rows, vec4(job.count - 1u));
         let listed = vec4(book[entry.x], book[entry.y], book[entry.z], book[entry.w]);
         let slots = min(listed, vec4(job.capacity - 1u));
@@ -58,16 +90,20 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
 
         // Zeros, and said so: Chromium leaves a variable of a loop as its last turn left it.
         var score = array<vec4<f32>, TILE>();
-        for (var e = 0u; e < EIGHTS; e++) {
-            let a = k_eight(job.k_from, at.x, e);
-            let b = k_eight(job.k_from, at.y, e);
-            let c = k_eight(job.k_from, at.z, e);
-            let d = k_eight(job.k_from, at.w, e);
-            for (var h = 0u; h < TILE; h++) {
-                let low = q[job.q_from + ((head + h) * EIGHTS + e) * 2u];
-                let high = q[job.q_from + ((head + h) * EIGHTS + e) * 2u + 1u];
-                score[h] += vec4(dot(low, a[0]), dot(low, b[0]), dot(low, c[0]), dot(low, d[0]))
-                    + vec4(dot(high, a[1]), dot(high, b[1]), dot(high, c[1]), dot(high, d[1]));
+        for (var block = 0u; block < BLOCKS; block++) {
+            var own: array<Block, TILE>;
+            for (var h = 0u; h < TILE; h++) { own[h] = query(h, block, lane); }
+            let a = k_block(job.k_from, at.x, block);
+            let b = k_block(job.k_from, at.y, block);
+            let c = k_block(job.k_from, at.z, block);
+            let d = k_block(job.k_from, at.w, block);
+            for (var i = 0u; i < BLOCK; i++) {
+                for (var h = 0u; h < TILE; h++) {
+                    let low = own[h][i][0];
+                    let high = own[h][i][1];
+                    score[h] += vec4(dot(low, a[i][0]), dot(low, b[i][0]), dot(low, c[i][0]), dot(low, d[i][0]))
+                        + vec4(dot(high, a[i][1]), dot(high, b[i][1]), dot(high, c[i][1]), dot(high, d[i][1]));
+                }
             }
         }
 
@@ -83,34 +119,35 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
 #endif
             let top = max(best[h], max(max(scaled.x, scaled.y), max(scaled.z, scaled.w)));
             fade[h] = exp(best[h] - top);
-            let weights = exp(scaled - top);
+            let weights = select(vec4(0.0), exp(scaled - top), live);
             total[h] = total[h] * fade[h] + dot(weights, vec4(1.0));
             weight[h] = weights * steps[1];
             v_middle[h] = v_middle[h] * fade[h] + V_MIDDLE * dot(weight[h], vec4(1.0));
             best[h] = top;
         }
 
-        for (var e = 0u; e < EIGHTS; e++) {
-            let a = v_eight(job.v_from, at.x, e);
-            let b = v_eight(job.v_from, at.y, e);
-            let c = v_eight(job.v_from, at.z, e);
-            let d = v_eight(job.v_from, at.w, e);
-            for (var h = 0u; h < TILE; h++) {
-                let w = weight[h];
-                acc[h][2u * e] = acc[h][2u * e] * fade[h] + a[0] * w.x + b[0] * w.y + c[0] * w.z + d[0] * w.w;
-                acc[h][2u * e + 1u] = acc[h][2u * e + 1u] * fade[h] + a[1] * w.x + b[1] * w.y + c[1] * w.z + d[1] * w.w;
+        for (var block = 0u; block < BLOCKS; block++) {
+            let a = v_block(job.v_from, at.x, block);
+            let b = v_block(job.v_from, at.y, block);
+            let c = v_block(job.v_from, at.z, block);
+            let d = v_block(job.v_from, at.w, block);
+            for (var i = 0u; i < BLOCK; i++) {
+                for (var h = 0u; h < TILE; h++) {
+                    let w = weight[h];
+                    acc[h][block][i] = acc[h][block][i] * fade[h] + a[i] * w.x + b[i] * w.y + c[i] * w.z + d[i] * w.w;
+                }
             }
         }
     }
 
+    if split >= job.splits { return; }
     for (var h = 0u; h < TILE; h++) {
         let to = job.partials_from + ((head + h) * job.parts + job.first_part + split) * (HEAD_DIM + 2u);
-        for (var i = 0u; i < EIGHTS * 2u; i++) {
-            let values = acc[h][i] - v_middle[h];
-            partials[to + 4u * i] = values.x;
-            partials[to + 4u * i + 1u] = values.y;
-            partials[to + 4u * i + 2u] = values.z;
-            partials[to + 4u * i + 3u] = values.w;
+        for (var block = 0u; block < BLOCKS; block++) {
+            for (var i = 0u; i < BLOCK; i++) {
+                let at = to + 8u * (BLOCK * block + i);
+                for (var j = 0u; j < 8u; j++) { partials[at + j] = acc[h][block][i][j / 4u][j % 4u] - v_middle[h]; }
+            }
         }
         partials[to + HEAD_DIM] = best[h];
         partials[to + HEAD_DIM + 1u] = total[h];

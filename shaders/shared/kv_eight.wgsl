@@ -3,11 +3,9 @@
 // (slot * G + KV head), `eight` the eights in the row. Values are codes; a row's steps and the middle of the grid
 // finish a whole sum.
 
-#import kv_codes
+#import kv_steps
 
 const EIGHTS: u32 = #{HEAD_DIM}u / 8u;
-const K_MIDDLE: f32 = 0.5 * f32((1u << (#{K_BITS}u % 16u)) - 1u);
-const V_MIDDLE: f32 = 0.5 * f32((1u << (#{V_BITS}u % 16u)) - 1u);
 
 #ifdef K16
 @group(0) @binding(2) var<storage, read> k_words: array<vec4<u32>>;
@@ -62,15 +60,3 @@ fn v_eight(first: u32, at: u32, eight: u32) -> mat2x4<f32> {
 @group(0) @binding(3) var<storage, read> v_words: array<u32>;
 fn v_eight(first: u32, at: u32, eight: u32) -> mat2x4<f32> { return pairs(v_words[first + at * (EIGHTS / 2u) + eight / 2u], eight); }
 #endif
-
-@group(0) @binding(4) var<storage, read> steps: array<u32>;
-
-// The steps of a row of keys and of its row of values; halves have none, and other rows leave theirs unsaid.
-fn row_steps(at: u32) -> vec2<f32> {
-#ifdef STEPS
-    let packed = unpack2x16float(steps[at]);
-    return vec2(select(packed.x, 1.0, #{K_BITS}u == 16u), select(packed.y, 1.0, #{V_BITS}u == 16u));
-#else
-    return vec2(1.0);
-#endif
-}

@@ -14,7 +14,7 @@ use super::kv_row::{Format, Heads, KvRows};
 use super::kv_sample::Sample;
 use super::{attention_decode_groups as split_groups, attention_decode_lanes as lanes};
 use crate::Result;
-use crate::gpu::{Class, Family, Gpu, Recorder, ShaderKey, Tensor};
+use crate::gpu::{Class, Family, Gpu, Recorder, ShaderKey, Tensor, Tuning};
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -115,9 +115,17 @@ pub fn attention_decode(
     for group in groups(tokens, alike) {
         let (KvRows { heads, format, merged, .. }, stores) = (group[0].rows, group[0].logits_from.is_some());
         let splits = group.iter().map(|token| token.parts.splits).max().unwrap_or(0) as u32;
-        let (base, grid) = match rec.gpu().tuning().family {
-            Family::Lanes => (lanes::key(*heads), lanes::grid(*heads, splits)),
-            Family::Groups => (split_groups::key(*heads), split_groups::grid(*heads, splits)),
+        let Tuning { family, subgroups, .. } = rec.gpu().tuning();
+        type Words = fn(KvBits) -> u32;
+        let (base, grid, words) = match family {
+            Family::Lanes => {
+                (lanes::key(*heads, subgroups), lanes::grid(*heads, splits), lanes::element_words as Words)
+            }
+            Family::Groups => (
+                split_groups::key(*heads),
+                split_groups::grid(*heads, splits),
+                split_groups::element_words as Words,
+            ),
         };
         let kernel = rec.gpu().kernel(&key(base, heads.dim, *format, stores, *merged))?;
         let job = |token: &&Attend<'_>| {
@@ -133,8 +141,8 @@ pub fn attention_decode(
                 parts: token.parts.total as u32,
                 scale,
                 q_from: (token.q_from / 4) as u32,
-                k_from: k / element_words(format.k),
-                v_from: v / element_words(format.v),
+                k_from: k / words(format.k),
+                v_from: v / words(format.v),
                 steps_from,
                 book_from,
                 partials_from: token.partials_from as u32,
@@ -147,15 +155,6 @@ pub fn attention_decode(
         rec.dispatch_jobs(&kernel, &jobs, &bindings, grid)?;
     }
     Ok(())
-}
-
-/// Words of what `kv_eight` loads at once.
-fn element_words(bits: KvBits) -> u32 {
-    match bits {
-        KvBits::Sixteen => 4,
-        KvBits::Eight => 2,
-        KvBits::Four | KvBits::Three | KvBits::Two => 1,
-    }
 }
 
 async fn check(

@@ -1,5 +1,6 @@
 //! Decode attention for real GPUs: a workgroup per part of the rows and query head.
 
+use super::kv_code::KvBits;
 use super::kv_row::Heads;
 use crate::gpu::{Shader, ShaderKey};
 
@@ -17,6 +18,15 @@ pub(super) fn key(_heads: Heads) -> ShaderKey {
 
 pub(super) fn grid(heads: Heads, splits: u32) -> [u32; 2] {
     [splits, heads.query as u32]
+}
+
+/// Words of what `kv_eight` loads at once.
+pub(super) fn element_words(bits: KvBits) -> u32 {
+    match bits {
+        KvBits::Sixteen => 4,
+        KvBits::Eight => 2,
+        KvBits::Four | KvBits::Three | KvBits::Two => 1,
+    }
 }
 
 /// Every pair of widths on SmolLM2's heads, and the logits.
