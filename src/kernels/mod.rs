@@ -54,6 +54,8 @@ pub mod rope_split;
 pub mod rope_write;
 pub mod sample;
 pub mod score;
+mod score_groups;
+mod score_lanes;
 pub mod seed;
 pub mod select;
 mod team;

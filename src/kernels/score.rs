@@ -12,10 +12,9 @@
 
 use super::check::{Check, Noise, poisoned};
 use super::kv_row::Heads;
+use super::{score_groups, score_lanes};
 use crate::Result;
-use crate::gpu::{Class, Family, Gpu, Recorder, Shader, ShaderKey, Tensor};
-
-const SHADER: Shader = Shader { stem: "score", text: include_str!("../../shaders/score.wgsl") };
+use crate::gpu::{Class, Family, Gpu, Recorder, ShaderKey, Tensor, Tuning};
 
 /// Heads of the layer that is scored, and whether they choose together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,34 +94,10 @@ struct Params {
     averaged: u32,
 }
 
-/// Key rows that one lane takes, so that it reads each query once for all of them.
-const LANE_ROWS: u32 = 4;
-
-/// Lanes along the key rows of a workgroup.
-const LANES: u32 = 16;
-
-/// How many lanes share a key row's queries. A real GPU needs the extra lanes and has cheap barriers to add up
-/// what they find; a software adapter has neither.
-fn slices(family: Family) -> u32 {
-    match family {
-        Family::Lanes => 1,
-        Family::Groups => 16,
-    }
-}
-
-fn key(family: Family, by_value: bool) -> ShaderKey {
-    let slices = slices(family);
-    ShaderKey::new(SHADER)
-        .with("LANES", LANES)
-        .with("SLICES", slices)
-        .flag("SLICED", slices > 1)
-        .flag("BY_VALUE", by_value)
-}
-
 /// Every shader variant of this kernel.
 pub fn variants() -> Vec<ShaderKey> {
-    let families = [Family::Lanes, Family::Groups].into_iter();
-    families.flat_map(|family| [false, true].map(|by_value| key(family, by_value))).collect()
+    let keys = [score_groups::key(), score_lanes::key(64, false), score_lanes::key(64, true)].into_iter();
+    keys.flat_map(|key| [false, true].map(|by_value| key.clone().flag("BY_VALUE", by_value))).collect()
 }
 
 /// Records the scores of the block's first `columns` rows, whose keys stand in `k` from row `prefix` on.
@@ -149,7 +124,12 @@ pub fn score(
     columns: usize,
     out: &Tensor<f32>,
 ) -> Result<()> {
-    let kernel = rec.gpu().kernel(&key(rec.gpu().tuning().family, measure.by_value))?;
+    let Tuning { family, subgroups, .. } = rec.gpu().tuning();
+    let (key, rows) = match family {
+        Family::Lanes => (score_lanes::key(shape.dim, subgroups), score_lanes::rows(shape.dim)),
+        Family::Groups => (score_groups::key(), score_groups::ROWS),
+    };
+    let kernel = rec.gpu().kernel(&key.flag("BY_VALUE", measure.by_value))?;
     let recent = measure.recent.min(count);
     let params = Params {
         set_heads: (shape.query_heads / shape.sets()) as u32,
@@ -168,7 +148,7 @@ pub fn score(
         weight_step: measure.ramp.step(recent),
         averaged: u32::from(measure.averaged),
     };
-    let grid = [(columns as u32).div_ceil(LANES * LANE_ROWS), shape.sets() as u32, 1];
+    let grid = [columns.div_ceil(rows) as u32, shape.sets() as u32, 1];
     let mut bindings = vec![q.bind(), lse.bind(), k.bind(), out.bind()];
     bindings.extend(measure.by_value.then(|| v.bind()));
     rec.dispatch(&kernel, &params, &bindings, grid)
