@@ -19,12 +19,12 @@ bench() {
 
 bench one
 bench kernels --kernels --prompt-tokens 2048
-bench batch --suite batch --batches 1,2,4,8
-bench depth --suite depth --prompts 1024,2048,4096
-bench share --suite share --prompts 1024 --answer 32 --step-tokens 2048
+bench batch --suite batch --prompts 128
+bench depth --suite depth --caches rows-512 --compare 1 --cell-seconds 600
+bench share --suite share --answer 48 --step-tokens 16384 --compare 1 --cell-seconds 600
 if [ -d benches/peers/node_modules ]; then
     # Into a variable first: a run that fails must not leave half a file.
-    report=$(node benches/peers/llama_cpp.mjs "$model" --runs 2 --json)
+    report=$(node benches/peers/llama_cpp.mjs "$model" --runs 3 --json)
     printf '%s\n' "$report" >"$runs/llama_cpp.json"
 else
     echo "docs.sh: SKIPPED llama.cpp: run \`make peers\` once before" >&2

@@ -32,7 +32,7 @@ pub struct Measured {
     pub prefill_tokens_per_second: f64,
     /// Of all sequences together, while all of them generated; absent, they never did at once.
     pub decode_tokens_per_second: Option<f64>,
-    /// Between two tokens of one sequence, meanwhile.
+    /// Between two tokens of one sequence, meanwhile; the median.
     pub ms_per_token: Option<f64>,
     /// From the beginning, the median over the sequences.
     pub time_to_first_token_seconds: f64,
@@ -134,7 +134,7 @@ impl Bench {
         Ok(Measured {
             prefill_tokens_per_second: (cell.batch * cell.prompt_tokens) as f64 / times.every_first_token(),
             decode_tokens_per_second: decode,
-            ms_per_token: decode.map(|rate| 1e3 * cell.batch as f64 / rate),
+            ms_per_token: decode.and_then(|_| times.between_tokens()).map(|seconds| 1e3 * seconds),
             time_to_first_token_seconds: times.first_token(),
             seconds: times.end(),
             new_tokens_per_second: (cell.batch * cell.new_tokens) as f64 / times.end(),

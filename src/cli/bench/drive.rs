@@ -100,16 +100,28 @@ impl Timeline {
         ends.fold(0.0, f64::max)
     }
 
-    /// Tokens per second of all sequences together, from the moment when every one has its first token to the one
-    /// when the first of them ends: then none runs a prompt, and the batch is whole.
+    /// From the moment when every sequence has its first token to the one when the first of them ends: then none runs
+    /// a prompt, and the batch is whole.
+    fn whole(&self) -> (f64, f64) {
+        let ends = self.sequences.iter().filter_map(|tokens| Some(tokens.last()?.1));
+        (self.every_first_token(), ends.fold(f64::INFINITY, f64::min))
+    }
+
+    /// Tokens per second of all sequences together, while the batch is whole.
     pub fn decode_rate(&self) -> Option<f64> {
-        let from = self.every_first_token();
-        let to =
-            self.sequences.iter().filter_map(|tokens| Some(tokens.last()?.1)).fold(f64::INFINITY, f64::min);
+        let (from, to) = self.whole();
         let inside = |&&(_, time): &&(u32, f64)| time > from && time <= to;
         let count = self.sequences.iter().flatten().filter(inside).count();
         // Of a step or two the moments at which its tokens were taken say nothing.
         (count >= 2 * self.sequences.len() && to > from).then(|| count as f64 / (to - from))
+    }
+
+    /// Seconds between two tokens of a sequence, the median over those that it has while the batch is whole.
+    pub fn between_tokens(&self) -> Option<f64> {
+        let (from, to) = self.whole();
+        let gaps = self.sequences.iter().flat_map(|tokens| tokens.windows(2));
+        let inside = gaps.filter(|pair| pair[0].1 >= from && pair[1].1 <= to);
+        median(inside.map(|pair| pair[1].1 - pair[0].1).collect())
     }
 }
 
@@ -131,6 +143,7 @@ mod tests {
         };
         assert_eq!((times.first_token(), times.every_first_token(), times.end()), (1.5, 2.0, 5.0));
         assert_eq!(times.decode_rate(), Some(8.0 / 2.0), "from 2 to 4: three, three and two tokens");
+        assert_eq!(times.between_tokens(), Some(0.5 + 0.25), "1, 0.5; 0.5, 0.5, 1; 1");
         let alone = Timeline { sequences: vec![tokens(&[1.0])] };
         assert_eq!(alone.decode_rate(), None);
         let apart = Timeline { sequences: vec![tokens(&[1.0, 2.0]), tokens(&[3.0, 4.0])] };
