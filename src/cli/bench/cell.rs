@@ -153,7 +153,7 @@ impl Bench {
         (0..count).map(|i| i * (batch - 1) / (count - 1).max(1)).collect()
     }
 
-    fn session(&self, cell: &Cell, cache: &Cache, sequence: usize) -> Result<Session> {
+    pub(super) fn session(&self, cell: &Cell, cache: &Cache, sequence: usize) -> Result<Session> {
         let context = Some(cell.prompt_tokens + cell.new_tokens);
         let mut session = Session::new(&self.model, &SessionOptions { kv: cache.kv.clone(), context })?;
         session.append(&prompt(sequence, cell.prompt_tokens, self.model.config().vocab))?;
@@ -169,9 +169,10 @@ impl Bench {
             step_tokens: self.step_tokens.unwrap_or(EngineOptions::default().step_tokens),
         };
         let engine = Engine::new(&self.model, &options)?;
+        let generate = GenerateOptions { max_tokens: cell.new_tokens, ..greedy() };
         let submit = |sequence| {
             let prompt = prompt(sequence, cell.prompt_tokens, self.model.config().vocab);
-            engine.submit(Request { prompt, kv: cache.kv.clone(), generate: greedy(cell) })
+            engine.submit(Request { prompt, kv: cache.kv.clone(), generate: generate.clone() })
         };
         let answers = (0..cell.batch).map(submit).collect::<Result<Vec<_>>>()?;
         let mut most = EngineReport::default();
@@ -193,15 +194,17 @@ impl Bench {
             return Ok(tokens.clone());
         }
         let mut session = self.session(cell, cache, sequence)?;
-        let times = drive(vec![session.generate(&greedy(cell))?], self.limit, || ()).await?;
+        let options = GenerateOptions { max_tokens: cell.new_tokens, ..greedy() };
+        let times = drive(vec![session.generate(&options)?], self.limit, || ()).await?;
         let tokens = times.tokens(0);
         self.alone.0.insert(key, tokens.clone());
         Ok(tokens)
     }
 }
 
-fn greedy(cell: &Cell) -> GenerateOptions {
-    GenerateOptions { max_tokens: cell.new_tokens, stop: Some(Vec::new()), ..GenerateOptions::default() }
+/// Answers that go on to their full length.
+pub(super) fn greedy() -> GenerateOptions {
+    GenerateOptions { stop: Some(Vec::new()), ..GenerateOptions::default() }
 }
 
 #[cfg(test)]

@@ -116,6 +116,11 @@ impl Timeline {
         (count >= 2 * self.sequences.len() && to > from).then(|| count as f64 / (to - from))
     }
 
+    /// Seconds between neighbouring tokens of all sequences.
+    pub fn gaps(&self) -> impl Iterator<Item = f64> {
+        self.sequences.iter().flat_map(|tokens| tokens.windows(2)).map(|pair| pair[1].1 - pair[0].1)
+    }
+
     /// Seconds between two tokens of a sequence, the median over those that it has while the batch is whole.
     pub fn between_tokens(&self) -> Option<f64> {
         let (from, to) = self.whole();

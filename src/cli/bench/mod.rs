@@ -7,6 +7,7 @@
 //! cache.rs     caches by name
 //! runner.rs    a grid → its report, cell by cell
 //! cell.rs      one cell: many sequences side by side, and the same tokens one by one
+//! turns.rs     cells of one sequence each, which take turns
 //! drive.rs     answers → tokens with the times at which they came
 //! summary.rs   what a suite found, for programs and for a terminal
 //! page.html    the same for looking at; page.rs says what it shows
@@ -21,6 +22,7 @@ mod page;
 mod runner;
 mod suite;
 mod summary;
+mod turns;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

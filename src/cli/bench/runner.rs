@@ -24,6 +24,12 @@ struct Runner<'a> {
 pub async fn run(args: &BenchArgs, suite: Suite) -> Outcome {
     let grid = args.suite.grid(suite);
     let mut runner = Runner::new(args, suite).await?;
+    if grid.turns {
+        for cache in &grid.caches {
+            runner.turns(&grid, cache).await?;
+        }
+        return runner.args.write(&runner.summary);
+    }
     for &prompt_tokens in &grid.prompts {
         for cache in &grid.caches {
             for &batch in &grid.batches {
@@ -72,6 +78,25 @@ impl<'a> Runner<'a> {
         let plan_kv_bytes = self.bench.plan(&cell, cache).map_or(0, |plan| plan.kv * batch as u64);
         let outcome = self.outcome(&cell, cache, kv_memory).await?;
         self.summary.cells.push(Row { cell, plan_kv_bytes, outcome });
+        self.save()
+    }
+
+    /// Measures sequences that take turns, one for each prompt.
+    async fn turns(&mut self, grid: &Grid, cache: &Cache) -> Outcome {
+        let cell = |&prompt_tokens: &usize| {
+            let (new_tokens, cache) = (grid.answer, cache.name.clone());
+            Cell { batch: 1, prompt_tokens, new_tokens, cache }
+        };
+        let cells: Vec<Cell> = grid.prompts.iter().map(cell).collect();
+        note(&format!("1 x {:?} tokens and {} new in turns, {}", grid.prompts, grid.answer, cache.name));
+        let outcomes: Vec<CellOutcome> = match self.bench.turns(&cells, cache).await {
+            Ok(measured) => measured.into_iter().map(CellOutcome::Measured).collect(),
+            Err(error) => vec![CellOutcome::Failed { reason: error.to_string() }; cells.len()],
+        };
+        for (cell, outcome) in cells.into_iter().zip(outcomes) {
+            let plan_kv_bytes = self.bench.plan(&cell, cache).map_or(0, |plan| plan.kv);
+            self.summary.cells.push(Row { cell, plan_kv_bytes, outcome });
+        }
         self.save()
     }
 

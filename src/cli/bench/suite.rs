@@ -63,6 +63,8 @@ pub struct Grid {
     pub caches: Vec<Cache>,
     /// Measure as well as many sequences as fit into the bytes that the first cache takes.
     pub pack: bool,
+    /// Single sequences, one for each prompt, that take turns.
+    pub turns: bool,
 }
 
 impl SuiteArgs {
@@ -84,6 +86,7 @@ impl SuiteArgs {
             answer: self.answer.unwrap_or(answer),
             caches: if self.caches.is_empty() { named() } else { self.caches.clone() },
             pack: suite == Suite::Share,
+            turns: suite == Suite::Depth,
         }
     }
 }

@@ -94,6 +94,9 @@ impl Measured {
     /// Sequences that are the same to the end, of those compared, and the share of tokens before a difference.
     pub fn agrees(&self) -> String {
         let a = &self.agreement;
+        if a.sequences == 0 {
+            return "-".to_owned();
+        }
         format!("{}/{}, {:.0} %", a.identical, a.sequences, 100.0 * a.share_before_difference)
     }
 }
