@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use benben::plan::Plan;
 use benben::{
-    Engine, EngineOptions, EngineReport, GenerateOptions, Model, Request, Result, Session, SessionOptions,
+    Answer, Engine, EngineOptions, EngineReport, GenerateOptions, Model, Request, Result, Session,
+    SessionOptions,
 };
 use serde::Serialize;
 
@@ -63,7 +64,7 @@ pub struct Agreement {
 }
 
 impl Agreement {
-    fn add(&mut self, alone: &[u32], together: &[u32]) {
+    pub(super) fn add(&mut self, alone: &[u32], together: &[u32]) {
         let same = alone.iter().zip(together).take_while(|(a, b)| a == b).count();
         let length = alone.len().max(together.len());
         let share = if length == 0 { 1.0 } else { same as f64 / length as f64 };
@@ -148,7 +149,7 @@ impl Bench {
     }
 
     /// Sequences to compare: the first, the last, and some between them.
-    fn compared(&self, batch: usize) -> Vec<usize> {
+    pub(super) fn compared(&self, batch: usize) -> Vec<usize> {
         let count = self.compare.min(batch);
         (0..count).map(|i| i * (batch - 1) / (count - 1).max(1)).collect()
     }
@@ -160,7 +161,8 @@ impl Bench {
         Ok(session)
     }
 
-    async fn together(&self, cell: &Cell, cache: &Cache, kv_memory: u64) -> Result<(Timeline, EngineReport)> {
+    /// An engine that was given all of the cell's prompts, and their answers.
+    pub(super) fn start(&self, cell: &Cell, cache: &Cache, kv_memory: u64) -> Result<(Engine, Vec<Answer>)> {
         let context = Some(cell.prompt_tokens + cell.new_tokens);
         let options = EngineOptions {
             max_sequences: cell.batch,
@@ -175,20 +177,23 @@ impl Bench {
             engine.submit(Request { prompt, kv: cache.kv.clone(), generate: generate.clone() })
         };
         let answers = (0..cell.batch).map(submit).collect::<Result<Vec<_>>>()?;
+        Ok((engine, answers))
+    }
+
+    async fn together(&self, cell: &Cell, cache: &Cache, kv_memory: u64) -> Result<(Timeline, EngineReport)> {
+        let (engine, answers) = self.start(cell, cache, kv_memory)?;
         let mut most = EngineReport::default();
-        let times = drive(answers, self.limit, || {
-            let now = engine.report();
-            most.sequences = most.sequences.max(now.sequences);
-            most.kv_bytes_reserved = most.kv_bytes_reserved.max(now.kv_bytes_reserved);
-            if now.kv_bytes > most.kv_bytes {
-                (most.kv_bytes, most.kv_bytes_full_f16) = (now.kv_bytes, now.kv_bytes_full_f16);
-            }
-        });
-        Ok((times.await?, most))
+        let times = drive(answers, self.limit, || note_most(&mut most, &engine)).await?;
+        Ok((times, most))
     }
 
     /// The tokens of a sequence that runs alone.
-    async fn run_alone(&mut self, cell: &Cell, cache: &Cache, sequence: usize) -> Result<Vec<u32>> {
+    pub(super) async fn run_alone(
+        &mut self,
+        cell: &Cell,
+        cache: &Cache,
+        sequence: usize,
+    ) -> Result<Vec<u32>> {
         let key = (cache.name.clone(), cell.prompt_tokens, cell.new_tokens, sequence);
         if let Some(tokens) = self.alone.0.get(&key) {
             return Ok(tokens.clone());
@@ -199,6 +204,16 @@ impl Bench {
         let tokens = times.tokens(0);
         self.alone.0.insert(key, tokens.clone());
         Ok(tokens)
+    }
+}
+
+/// Raises what an engine held at most to what it holds now.
+pub(super) fn note_most(most: &mut EngineReport, engine: &Engine) {
+    let now = engine.report();
+    most.sequences = most.sequences.max(now.sequences);
+    most.kv_bytes_reserved = most.kv_bytes_reserved.max(now.kv_bytes_reserved);
+    if now.kv_bytes > most.kv_bytes {
+        (most.kv_bytes, most.kv_bytes_full_f16) = (now.kv_bytes, now.kv_bytes_full_f16);
     }
 }
 

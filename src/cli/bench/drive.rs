@@ -31,47 +31,73 @@ impl Wake for Bell {
     }
 }
 
-/// Polls all answers in turn until all have ended, and calls `seen` after every round of them.
+/// Answers under way.
+pub struct Drive<S> {
+    answers: Vec<Option<S>>,
+    started: Instant,
+    /// What they have brought so far.
+    pub times: Timeline,
+}
+
+impl<S: Stream<Item = Result<u32>> + Unpin> Drive<S> {
+    pub fn new(answers: Vec<S>) -> Self {
+        let times = Timeline { sequences: vec![Vec::new(); answers.len()] };
+        Self { answers: answers.into_iter().map(Some).collect(), started: Instant::now(), times }
+    }
+
+    /// Polls all answers in turn until each has brought so many tokens or has ended, and calls `seen` after every round
+    /// of them.
+    ///
+    /// # Errors
+    /// What an answer fails with; [`Error::Invalid`] when they take longer than `limit`.
+    pub async fn until(&mut self, count: usize, limit: Duration, mut seen: impl FnMut()) -> Result<()> {
+        let Self { answers, started, times } = self;
+        let begun = Instant::now();
+        std::future::poll_fn(|cx| {
+            let bell = Arc::new(Bell { rung: AtomicBool::new(false), task: cx.waker().clone() });
+            let waker = Waker::from(bell.clone());
+            loop {
+                if begun.elapsed() > limit {
+                    let reason = format!("it was not done after {:.0} s", limit.as_secs_f64());
+                    return Poll::Ready(Err(Error::Invalid(reason)));
+                }
+                let mut done = true;
+                // One token of each in turn: who is polled first may drive all the others.
+                for (answer, tokens) in answers.iter_mut().zip(&mut times.sequences) {
+                    let Some(stream) = answer.as_mut().filter(|_| tokens.len() < count) else { continue };
+                    done = false;
+                    match Pin::new(stream).poll_next(&mut Context::from_waker(&waker)) {
+                        Poll::Ready(Some(Ok(id))) => tokens.push((id, started.elapsed().as_secs_f64())),
+                        Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                        Poll::Ready(None) => *answer = None,
+                        Poll::Pending => continue,
+                    }
+                    bell.rung.store(true, Relaxed);
+                }
+                seen();
+                if done {
+                    return Poll::Ready(Ok(()));
+                }
+                if !bell.rung.swap(false, Relaxed) {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await
+    }
+}
+
+/// Polls all answers until all have ended, as [`Drive::until`] does.
 ///
 /// # Errors
-/// What an answer fails with; [`Error::Invalid`] when they take longer than `limit`.
-pub async fn drive<S>(answers: Vec<S>, limit: Duration, mut seen: impl FnMut()) -> Result<Timeline>
+/// As [`Drive::until`].
+pub async fn drive<S>(answers: Vec<S>, limit: Duration, seen: impl FnMut()) -> Result<Timeline>
 where
     S: Stream<Item = Result<u32>> + Unpin,
 {
-    let started = Instant::now();
-    let mut sequences = vec![Vec::new(); answers.len()];
-    let mut answers: Vec<Option<S>> = answers.into_iter().map(Some).collect();
-    std::future::poll_fn(|cx| {
-        let bell = Arc::new(Bell { rung: AtomicBool::new(false), task: cx.waker().clone() });
-        let waker = Waker::from(bell.clone());
-        loop {
-            if started.elapsed() > limit {
-                let reason = format!("it was not done after {:.0} s", limit.as_secs_f64());
-                return Poll::Ready(Err(Error::Invalid(reason)));
-            }
-            // One token of each in turn: who is polled first may drive all the others.
-            for (answer, tokens) in answers.iter_mut().zip(&mut sequences) {
-                let Some(stream) = answer else { continue };
-                match Pin::new(stream).poll_next(&mut Context::from_waker(&waker)) {
-                    Poll::Ready(Some(Ok(id))) => tokens.push((id, started.elapsed().as_secs_f64())),
-                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
-                    Poll::Ready(None) => *answer = None,
-                    Poll::Pending => continue,
-                }
-                bell.rung.store(true, Relaxed);
-            }
-            seen();
-            if answers.iter().all(Option::is_none) {
-                return Poll::Ready(Ok(()));
-            }
-            if !bell.rung.swap(false, Relaxed) {
-                return Poll::Pending;
-            }
-        }
-    })
-    .await?;
-    Ok(Timeline { sequences })
+    let mut drive = Drive::new(answers);
+    drive.until(usize::MAX, limit, seen).await?;
+    Ok(drive.times)
 }
 
 impl Timeline {
@@ -116,9 +142,11 @@ impl Timeline {
         (count >= 2 * self.sequences.len() && to > from).then(|| count as f64 / (to - from))
     }
 
-    /// Seconds between neighbouring tokens of all sequences.
-    pub fn gaps(&self) -> impl Iterator<Item = f64> {
-        self.sequences.iter().flat_map(|tokens| tokens.windows(2)).map(|pair| pair[1].1 - pair[0].1)
+    /// Seconds between neighbouring tokens of all sequences, from each one's token `first` on.
+    pub fn gaps_from(&self, first: usize) -> impl Iterator<Item = f64> {
+        let pairs =
+            self.sequences.iter().flat_map(move |tokens| tokens.get(first..).unwrap_or(&[]).windows(2));
+        pairs.map(|pair| pair[1].1 - pair[0].1)
     }
 
     /// Seconds between two tokens of a sequence, the median over those that it has while the batch is whole.

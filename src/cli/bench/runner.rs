@@ -6,7 +6,7 @@ use benben::KvOptions;
 use benben::plan::Limits;
 
 use super::cache::Cache;
-use super::cell::{Alone, Bench, Cell};
+use super::cell::{Alone, Bench, Cell, Measured};
 use super::suite::{Grid, Suite, SuiteArgs};
 use super::summary::{Outcome as CellOutcome, Pack, Row, Summary};
 use super::{BenchArgs, now, page, save, save_json};
@@ -31,13 +31,17 @@ pub async fn run(args: &BenchArgs, suite: Suite) -> Outcome {
         return runner.args.write(&runner.summary);
     }
     for &prompt_tokens in &grid.prompts {
+        if grid.pack {
+            for &batch in &grid.batches {
+                runner.side_by_side(&grid, batch, prompt_tokens).await?;
+            }
+            runner.pack(&grid, prompt_tokens).await?;
+            continue;
+        }
         for cache in &grid.caches {
             for &batch in &grid.batches {
                 runner.cell((batch, prompt_tokens, grid.answer), cache, None).await?;
             }
-        }
-        if grid.pack {
-            runner.pack(&grid, prompt_tokens).await?;
         }
     }
     runner.args.write(&runner.summary)
@@ -81,6 +85,71 @@ impl<'a> Runner<'a> {
         self.save()
     }
 
+    /// Measures batches that take turns, one under each cache.
+    async fn side_by_side(&mut self, grid: &Grid, batch: usize, prompt_tokens: usize) -> Outcome {
+        let cell = |cache: &Cache| {
+            let (new_tokens, cache) = (grid.answer, cache.name.clone());
+            Cell { batch, prompt_tokens, new_tokens, cache }
+        };
+        let cells: Vec<(Cell, &Cache)> = grid.caches.iter().map(|cache| (cell(cache), cache)).collect();
+        let names: Vec<&str> = grid.caches.iter().map(|cache| cache.name.as_str()).collect();
+        note(&format!(
+            "{batch} x {prompt_tokens} tokens and {} new in turns, {}",
+            grid.answer,
+            names.join(", ")
+        ));
+        let rooms = self.rooms(&cells);
+        let outcomes = match rooms {
+            Err(reason) => vec![CellOutcome::DoesNotFit { reason }; cells.len()],
+            Ok(rooms) => {
+                let with_rooms =
+                    cells.iter().zip(rooms).map(|((cell, cache), room)| (cell.clone(), *cache, room));
+                let measured = self.bench.batches(&with_rooms.collect::<Vec<_>>()).await;
+                self.outcomes(measured, cells.len()).await?
+            }
+        };
+        for ((cell, cache), outcome) in cells.into_iter().zip(outcomes) {
+            let plan_kv_bytes = self.bench.plan(&cell, cache).map_or(0, |plan| plan.kv * batch as u64);
+            self.summary.cells.push(Row { cell, plan_kv_bytes, outcome });
+        }
+        self.save()
+    }
+
+    /// [`Runner::room`] of each cell, while there is room for all of them at once.
+    fn rooms(&self, cells: &[(Cell, &Cache)]) -> Result<Vec<u64>, String> {
+        let rooms =
+            cells.iter().map(|(cell, cache)| self.room(cell, cache)).collect::<Result<Vec<u64>, _>>()?;
+        let need = |(cell, cache): &(Cell, &Cache)| {
+            self.bench.plan(cell, cache).map_or(0, |plan| plan.kv * cell.batch as u64)
+        };
+        let (all, left) = (cells.iter().map(need).sum(), rooms.iter().copied().min().unwrap_or(0));
+        if all > left {
+            return Err(format!(
+                "caches that take turns need {} at once, but {} are left",
+                bytes(all),
+                bytes(left)
+            ));
+        }
+        Ok(rooms)
+    }
+
+    /// What came of cells that were measured together.
+    async fn outcomes(
+        &mut self,
+        measured: benben::Result<Vec<Measured>>,
+        count: usize,
+    ) -> Outcome<Vec<CellOutcome>> {
+        let error = match measured {
+            Ok(measured) => return Ok(measured.into_iter().map(CellOutcome::Measured).collect()),
+            Err(error) => error,
+        };
+        if self.bench.model.gpu().check().is_err() {
+            // What is lost stays lost: the cells that follow need another device.
+            self.bench.model = self.args.open(&KvOptions::default()).await?;
+        }
+        Ok(vec![CellOutcome::Failed { reason: error.to_string() }; count])
+    }
+
     /// Measures sequences that take turns, one for each prompt.
     async fn turns(&mut self, grid: &Grid, cache: &Cache) -> Outcome {
         let cell = |&prompt_tokens: &usize| {
@@ -89,10 +158,8 @@ impl<'a> Runner<'a> {
         };
         let cells: Vec<Cell> = grid.prompts.iter().map(cell).collect();
         note(&format!("1 x {:?} tokens and {} new in turns, {}", grid.prompts, grid.answer, cache.name));
-        let outcomes: Vec<CellOutcome> = match self.bench.turns(&cells, cache).await {
-            Ok(measured) => measured.into_iter().map(CellOutcome::Measured).collect(),
-            Err(error) => vec![CellOutcome::Failed { reason: error.to_string() }; cells.len()],
-        };
+        let measured = self.bench.sequences(&cells, cache).await;
+        let outcomes = self.outcomes(measured, cells.len()).await?;
         for (cell, outcome) in cells.into_iter().zip(outcomes) {
             let plan_kv_bytes = self.bench.plan(&cell, cache).map_or(0, |plan| plan.kv);
             self.summary.cells.push(Row { cell, plan_kv_bytes, outcome });
@@ -105,15 +172,9 @@ impl<'a> Runner<'a> {
             Ok(room) => room,
             Err(reason) => return Ok(CellOutcome::DoesNotFit { reason }),
         };
-        let failure = match self.bench.measure(cell, cache, kv_memory.unwrap_or(room)).await {
-            Ok(measured) => return Ok(CellOutcome::Measured(measured)),
-            Err(error) => error,
-        };
-        if self.bench.model.gpu().check().is_err() {
-            // What is lost stays lost: the cells that follow need another device.
-            self.bench.model = self.args.open(&KvOptions::default()).await?;
-        }
-        Ok(CellOutcome::Failed { reason: failure.to_string() })
+        let measured = self.bench.measure(cell, cache, kv_memory.unwrap_or(room)).await;
+        let mut outcomes = self.outcomes(measured.map(|measured| vec![measured]), 1).await?;
+        Ok(outcomes.swap_remove(0))
     }
 
     /// The bytes that the plan has room for in caches; all of the cell's sequences must fit.

@@ -1,21 +1,44 @@
-//! Sequences of different depths that take turns, so that what else the machine does meets all of them alike.
+//! Sequences or batches that take turns, so that what else the machine does meets all of them alike.
 
-use benben::{Error, GenerateOptions, Result, Session};
+use std::time::Instant;
+
+use benben::{Answer, Engine, EngineReport, Error, GenerateOptions, Result, Session};
 
 use super::cache::Cache;
-use super::cell::{Agreement, Bench, Cell, Measured, greedy};
-use super::drive::{Timeline, drive};
+use super::cell::{Agreement, Bench, Cell, Measured, greedy, note_most};
+use super::drive::{Drive, drive};
 use crate::cli::measure::median;
 
-/// Turns of each sequence that count; the one before them compiles what they run.
+/// Turns that count; the one before them compiles what they run.
 const TURNS: usize = 8;
+/// Tokens of a batch's turn whose steps were submitted in its last one.
+const AHEAD: usize = 2;
 
-struct Seat {
-    session: Session,
-    /// Seconds until its first token.
-    first: f64,
-    /// Seconds between tokens.
+/// A sequence or a batch, and what was measured of it.
+struct Seat<T> {
+    runs: T,
+    /// Seconds until the first tokens: half of the sequences have one, all have.
+    first: [f64; 2],
+    /// Seconds between neighbouring tokens of a sequence.
     gaps: Vec<f64>,
+    /// Seconds of all its turns.
+    spent: f64,
+    /// The most that was on the device, without the other seats.
+    peak: u64,
+}
+
+struct Batch {
+    engine: Engine,
+    drive: Drive<Answer>,
+    most: EngineReport,
+}
+
+impl Batch {
+    /// Goes on until every sequence has so many tokens.
+    async fn until(&mut self, tokens: usize, bench: &Bench) -> Result<()> {
+        let Self { engine, drive, most } = self;
+        drive.until(tokens, bench.limit, || note_most(most, engine)).await
+    }
 }
 
 impl Bench {
@@ -23,64 +46,132 @@ impl Bench {
     ///
     /// # Errors
     /// What the device refuses; [`Error::Invalid`] for an answer that is too short for its turns.
-    pub async fn turns(&mut self, cells: &[Cell], cache: &Cache) -> Result<Vec<Measured>> {
+    pub async fn sequences(&mut self, cells: &[Cell], cache: &Cache) -> Result<Vec<Measured>> {
         let gpu = self.model.gpu().clone();
-        let mut seats: Vec<Seat> = Vec::new();
+        cells.iter().try_for_each(|cell| turn_tokens(cell).map(drop))?;
+        let (empty, mut seats) = (gpu.bytes().total(), Vec::new());
         // The first one runs twice: what it compiles is not to be timed.
         for cell in cells.first().into_iter().chain(cells) {
             gpu.reset_peak();
+            let before = gpu.bytes().total();
             let mut session = self.session(cell, cache, 0)?;
             let first = self.answer(&mut session, 1).await?.first_token();
-            seats.push(Seat { session, first, gaps: Vec::new() });
+            let peak = gpu.bytes().peak - before + empty;
+            seats.push(Seat { runs: session, first: [first; 2], gaps: Vec::new(), spent: 0.0, peak });
         }
         seats.remove(0);
         for turn in 0..=TURNS {
             for (seat, cell) in seats.iter_mut().zip(cells) {
-                let times = self.answer(&mut seat.session, turn_tokens(cell)?).await?;
-                seat.gaps.extend(times.gaps().filter(|_| turn > 0));
+                let times = self.answer(&mut seat.runs, turn_tokens(cell)?).await?;
+                seat.gaps.extend(times.gaps_from(0).filter(|_| turn > 0));
+                seat.spent += times.end();
             }
         }
         gpu.check()?;
-        let peak = gpu.bytes().peak;
-        seats.iter().zip(cells).map(|(seat, cell)| self.measured(seat, cell, cache, peak)).collect()
+        let measured = |(seat, cell): (&Seat<Session>, &Cell)| {
+            let kv = seat.runs.kv();
+            let held = EngineReport {
+                sequences: 1,
+                kv_bytes: kv.bytes,
+                kv_bytes_full_f16: kv.bytes_full_f16,
+                kv_bytes_reserved: self.plan(cell, cache)?.kv,
+                ..EngineReport::default()
+            };
+            seat.measured(cell, &held, Agreement::default())
+        };
+        seats.iter().zip(cells).map(measured).collect()
     }
 
-    async fn answer(&self, session: &mut Session, tokens: usize) -> Result<Timeline> {
+    async fn answer(&self, session: &mut Session, tokens: usize) -> Result<super::drive::Timeline> {
         let options = GenerateOptions { max_tokens: tokens, ..greedy() };
         drive(vec![session.generate(&options)?], self.limit, || ()).await
     }
 
-    fn measured(&self, seat: &Seat, cell: &Cell, cache: &Cache, peak_bytes: u64) -> Result<Measured> {
-        let (decode, tokens) = (seat.gaps.iter().sum::<f64>(), seat.gaps.len() as f64);
-        let (seconds, kv) = (seat.first + decode, seat.session.kv());
+    /// Prefills the batch of each cell, and then lets each generate a few tokens in turn; the caches of a cell get so
+    /// many bytes.
+    ///
+    /// # Errors
+    /// As [`Bench::sequences`].
+    pub async fn batches(&mut self, cells: &[(Cell, &Cache, u64)]) -> Result<Vec<Measured>> {
+        let gpu = self.model.gpu().clone();
+        for (cell, cache, _) in cells {
+            turn_tokens(cell)?;
+            for sequence in self.compared(cell.batch) {
+                self.run_alone(cell, cache, sequence).await?;
+            }
+        }
+        let (empty, mut seats) = (gpu.bytes().total(), Vec::new());
+        for (cell, cache, kv_memory) in cells {
+            gpu.reset_peak();
+            let before = gpu.bytes().total();
+            let (engine, answers) = self.start(cell, cache, *kv_memory)?;
+            let mut runs = Batch { engine, drive: Drive::new(answers), most: EngineReport::default() };
+            runs.until(1, self).await?;
+            let first = [runs.drive.times.first_token(), runs.drive.times.every_first_token()];
+            let peak = gpu.bytes().peak - before + empty;
+            seats.push(Seat { runs, first, gaps: Vec::new(), spent: 0.0, peak });
+        }
+        for turn in 0..=TURNS {
+            for (seat, (cell, ..)) in seats.iter_mut().zip(cells) {
+                let (tokens, begun) = (turn_tokens(cell)?, Instant::now());
+                let have = 1 + turn * tokens;
+                seat.runs.until(have + tokens, self).await?;
+                seat.spent += begun.elapsed().as_secs_f64();
+                seat.gaps.extend(seat.runs.drive.times.gaps_from(have + AHEAD).filter(|_| turn > 0));
+            }
+        }
+        gpu.check()?;
+        let mut all = Vec::new();
+        for (seat, (cell, cache, _)) in seats.iter().zip(cells) {
+            let mut agreement = Agreement::default();
+            for sequence in self.compared(cell.batch) {
+                let together = seat.runs.drive.times.tokens(sequence);
+                let alone = self.run_alone(cell, cache, sequence).await?;
+                agreement.add(&alone[..together.len().min(alone.len())], &together);
+            }
+            all.push(seat.measured(cell, &seat.runs.most, agreement)?);
+        }
+        Ok(all)
+    }
+}
+
+impl<T> Seat<T> {
+    fn measured(&self, cell: &Cell, held: &EngineReport, agreement: Agreement) -> Result<Measured> {
+        let [first, every_first] = self.first;
+        let new_tokens = cell.batch * (1 + (TURNS + 1) * turn_tokens(cell)?);
+        let (seconds, mean) =
+            (every_first + self.spent, self.gaps.iter().sum::<f64>() / self.gaps.len() as f64);
         Ok(Measured {
-            prefill_tokens_per_second: cell.prompt_tokens as f64 / seat.first,
-            decode_tokens_per_second: Some(tokens / decode),
-            ms_per_token: median(seat.gaps.clone()).map(|seconds| 1e3 * seconds),
-            time_to_first_token_seconds: seat.first,
+            prefill_tokens_per_second: (cell.batch * cell.prompt_tokens) as f64 / every_first,
+            decode_tokens_per_second: Some(cell.batch as f64 / mean),
+            ms_per_token: median(self.gaps.clone()).map(|seconds| 1e3 * seconds),
+            time_to_first_token_seconds: first,
             seconds,
-            new_tokens_per_second: (1.0 + tokens) / seconds,
-            most_at_once: 1,
-            kv_bytes: kv.bytes,
-            kv_bytes_full_f16: kv.bytes_full_f16,
-            kv_bytes_reserved: self.plan(cell, cache)?.kv,
-            peak_bytes,
-            agreement: Agreement::default(),
+            new_tokens_per_second: new_tokens as f64 / seconds,
+            most_at_once: held.sequences,
+            kv_bytes: held.kv_bytes,
+            kv_bytes_full_f16: held.kv_bytes_full_f16,
+            kv_bytes_reserved: held.kv_bytes_reserved,
+            peak_bytes: self.peak,
+            agreement,
         })
     }
 }
 
 /// Tokens of a turn: those of the answer, but for the first one, shared out.
 fn turn_tokens(cell: &Cell) -> Result<usize> {
-    match cell.new_tokens.saturating_sub(1) / (TURNS + 1) {
-        0 | 1 => Err(Error::Invalid(format!(
+    let tokens = cell.new_tokens.saturating_sub(1) / (TURNS + 1);
+    // What is measured is the time between two tokens that were not submitted before.
+    let least = AHEAD + 2;
+    if tokens < least {
+        return Err(Error::Invalid(format!(
             "an answer of {} tokens is too short for {} turns; {} are enough",
             cell.new_tokens,
             TURNS + 1,
-            2 * (TURNS + 1) + 1
-        ))),
-        tokens => Ok(tokens),
+            least * (TURNS + 1) + 1
+        )));
     }
+    Ok(tokens)
 }
 
 #[cfg(test)]
@@ -94,7 +185,7 @@ mod tests {
             turn_tokens(&cell).map_err(|error| error.to_string())
         };
         assert_eq!(of(64), Ok(7));
-        assert_eq!(of(19), Ok(2));
-        assert!(of(18).unwrap_err().contains("19 are enough"));
+        assert_eq!(of(37), Ok(4));
+        assert!(of(36).unwrap_err().contains("37 are enough"));
     }
 }
