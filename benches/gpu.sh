@@ -89,8 +89,8 @@ run() {
         suite paper 60 tiny --batches 4 --prompts 64 --answer 16
         part kernels-tiny 60 "$benben" bench --synthetic tiny --kernels --json="$out/kernels-tiny.json"
         suite batch 60 tiny --batches 1,3 --prompts 64 --answer 16
-        suite depth 60 tiny --prompts 64,600 --answer 16 --caches full,rows-80
-        suite share 60 tiny --batches 2 --prompts 600 --answer 16
+        suite depth 60 tiny --prompts 64,600 --answer 40 --caches full,rows-80
+        suite share 60 tiny --batches 2 --prompts 600 --answer 40
     else
         part doctor 60 "$benben" doctor
         # Both in f16, one after the other on the same machine.

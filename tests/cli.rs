@@ -121,14 +121,14 @@ fn bench_measures_a_synthetic_model() {
 #[test]
 fn a_suite_compares_batches_with_single_sequences() {
     let page = std::env::temp_dir().join(format!("benben-suite-{}.html", std::process::id()));
-    let suite = "bench --synthetic tiny --suite share --batches 1,3 --prompts 600 --answer 9 --step-tokens 9999 \
+    let suite = "bench --synthetic tiny --suite share --batches 1,3 --prompts 600 --answer 40 --step-tokens 9999 \
                  --json --html";
     let html = page.to_str().expect("a path in UTF-8");
     let report = json(&suite.split_whitespace().chain([html]).collect::<Vec<_>>());
     let cells = report["cells"].as_array().expect("cells is a list");
     let at: Vec<_> = cells.iter().map(|c| (c["cache"].as_str(), c["batch"].as_u64())).collect();
-    assert_eq!(at[..2], [(Some("full"), Some(1)), (Some("full"), Some(3))]);
-    assert_eq!(at[2..4], [(Some("auto-12"), Some(1)), (Some("auto-12"), Some(3))]);
+    assert_eq!(at[..2], [(Some("full"), Some(1)), (Some("auto-12"), Some(1))]);
+    assert_eq!(at[2..4], [(Some("full"), Some(3)), (Some("auto-12"), Some(3))]);
     let pack = &report["packs"][0];
     assert!(pack["batch"].as_u64() > Some(6), "{report}");
     assert_eq!(pack["most_at_once"], pack["batch"], "the engine lets in what was promised: {report}");
@@ -141,10 +141,24 @@ fn a_suite_compares_batches_with_single_sequences() {
         assert!(agreement["sequences"].as_u64() >= Some(1), "{cell}");
         assert_eq!(agreement["identical"], agreement["sequences"], "{cell}");
     }
-    assert!(cells[3]["kv_bytes"].as_u64() < cells[1]["kv_bytes"].as_u64(), "{report}");
+    assert!(cells[3]["kv_bytes"].as_u64() < cells[2]["kv_bytes"].as_u64(), "{report}");
     let text = std::fs::read_to_string(&page).expect("the page is there");
     assert!(text.contains("synthetic tiny") && text.contains("<polyline"));
     std::fs::remove_file(page).expect("the page is removed");
+}
+
+#[test]
+fn sequences_of_different_depths_take_turns() {
+    let suite = "bench --synthetic tiny --suite depth --prompts 70,600 --caches rows-80 --json --answer";
+    let run = |answer| json(&suite.split_whitespace().chain([answer]).collect::<Vec<_>>());
+    let report = run("40");
+    for (cell, prompt) in report["cells"].as_array().expect("cells is a list").iter().zip([70, 600]) {
+        assert_eq!(cell["prompt_tokens"], prompt, "{report}");
+        assert!(cell["ms_per_token"].as_f64() > Some(0.0), "{report}");
+    }
+    assert_eq!(report["cells"].as_array().map(Vec::len), Some(2));
+    let short = run("36");
+    assert!(short["cells"][1]["reason"].as_str().is_some_and(|why| why.contains("37 are enough")), "{short}");
 }
 
 #[test]
