@@ -38,20 +38,10 @@ fn query(head: u32, block: u32, lane: u32) -> Block {
 }
 
 @compute @workgroup_size(#{LANES})
-fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(local_invocation_index) index: u32,
-#ifdef SUBGROUPS
-    @builtin(subgroup_invocation_id) subgroup_lane: u32,
-#endif
-) {
-#ifdef SUBGROUPS
-    let lane = subgroup_lane;
-#else
-    let lane = index;
-#endif
+fn main(@builtin(workgroup_id) group: vec3<u32>, who: Lane) {
+    let lane = loader(who);
     let job = jobs[group.z];
-    let split = group.x * #{LANES}u + index;
+    let split = group.x * #{LANES}u + who.index;
     let head = group.y * TILE;
     first_quad = job.q_from + head * QUADS;
     let kv_head = head / job.group;

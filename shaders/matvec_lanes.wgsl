@@ -38,24 +38,14 @@ fn input(i: u32) -> vec4<f32> {
 }
 
 @compute @workgroup_size(8)
-fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(local_invocation_index) index: u32,
-#ifdef SUBGROUPS
-    @builtin(subgroup_invocation_id) subgroup_lane: u32,
-#endif
-) {
-#ifdef SUBGROUPS
-    let lane = subgroup_lane;
-#else
-    let lane = index;
-#endif
+fn main(@builtin(workgroup_id) group: vec3<u32>, who: Lane) {
+    let lane = loader(who);
 #ifdef SWIGLU
     let outputs = params.rows / 2u;
 #else
     let outputs = params.rows;
 #endif
-    let column = (group.y * 32768u + group.x) * 8u * OUTPUTS + index;
+    let column = (group.y * 32768u + group.x) * 8u * OUTPUTS + who.index;
     let packs = params.cols / (4u * PACK_QUADS);
     let steps = (packs + STEP_PACKS - 1u) / STEP_PACKS;
     var first: array<u32, ROWS>;

@@ -26,19 +26,9 @@ fn norms(row: u32, head: u32, lane: u32) -> array<f32, 8> {
 }
 
 @compute @workgroup_size(8)
-fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(local_invocation_index) index: u32,
-#ifdef SUBGROUPS
-    @builtin(subgroup_invocation_id) subgroup_lane: u32,
-#endif
-) {
-#ifdef SUBGROUPS
-    let lane = subgroup_lane;
-#else
-    let lane = index;
-#endif
-    let column = group.x * 8u * TILE + index;
+fn main(@builtin(workgroup_id) group: vec3<u32>, who: Lane) {
+    let lane = loader(who);
+    let column = group.x * 8u * TILE + who.index;
     var sum: array<f32, TILE>;
     for (var n = 0u; n < params.set_heads; n++) {
         let head = group.y * params.set_heads + n;

@@ -3,6 +3,23 @@
 // A software adapter pays for each lane of a load, even where all lanes load the same. With SUBGROUPS a lane loads
 // one quad and hands it to the others: that needs subgroups of eight lanes or more, all of them active.
 
+// What a lane is told of its place in the workgroup.
+struct Lane {
+    @builtin(local_invocation_index) index: u32,
+#ifdef SUBGROUPS
+    @builtin(subgroup_invocation_id) in_subgroup: u32,
+#endif
+}
+
+// The number by which it loads.
+fn loader(who: Lane) -> u32 {
+#ifdef SUBGROUPS
+    return who.in_subgroup;
+#else
+    return who.index;
+#endif
+}
+
 fn eight(first: u32, span: u32, stride: u32, lane: u32) -> array<vec4<f32>, 8> {
 #ifdef SUBGROUPS
     let own = input(first + lane % 8u / span * stride + lane % span);
