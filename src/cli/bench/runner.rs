@@ -79,10 +79,14 @@ impl<'a> Runner<'a> {
     ) -> Outcome {
         let cell = Cell { batch, prompt_tokens, new_tokens, cache: cache.name.clone() };
         note(&format!("{} x {prompt_tokens} tokens and {new_tokens} new, {}", cell.batch, cell.cache));
-        let plan_kv_bytes = self.bench.plan(&cell, cache).map_or(0, |plan| plan.kv * batch as u64);
         let outcome = self.outcome(&cell, cache, kv_memory).await?;
-        self.summary.cells.push(Row { cell, plan_kv_bytes, outcome });
+        self.keep(cell, cache, outcome);
         self.save()
+    }
+
+    fn keep(&mut self, cell: Cell, cache: &Cache, outcome: CellOutcome) {
+        let plan_kv_bytes = self.bench.plan(&cell, cache).map_or(0, |plan| plan.kv * cell.batch as u64);
+        self.summary.cells.push(Row { cell, plan_kv_bytes, outcome });
     }
 
     /// Measures batches that take turns, one under each cache.
@@ -109,8 +113,7 @@ impl<'a> Runner<'a> {
             }
         };
         for ((cell, cache), outcome) in cells.into_iter().zip(outcomes) {
-            let plan_kv_bytes = self.bench.plan(&cell, cache).map_or(0, |plan| plan.kv * batch as u64);
-            self.summary.cells.push(Row { cell, plan_kv_bytes, outcome });
+            self.keep(cell, cache, outcome);
         }
         self.save()
     }
@@ -158,11 +161,16 @@ impl<'a> Runner<'a> {
         };
         let cells: Vec<Cell> = grid.prompts.iter().map(cell).collect();
         note(&format!("1 x {:?} tokens and {} new in turns, {}", grid.prompts, grid.answer, cache.name));
-        let measured = self.bench.sequences(&cells, cache).await;
-        let outcomes = self.outcomes(measured, cells.len()).await?;
+        let with_cache: Vec<(Cell, &Cache)> = cells.iter().map(|cell| (cell.clone(), cache)).collect();
+        let outcomes = match self.rooms(&with_cache) {
+            Err(reason) => vec![CellOutcome::DoesNotFit { reason }; cells.len()],
+            Ok(_) => {
+                let measured = self.bench.sequences(&cells, cache).await;
+                self.outcomes(measured, cells.len()).await?
+            }
+        };
         for (cell, outcome) in cells.into_iter().zip(outcomes) {
-            let plan_kv_bytes = self.bench.plan(&cell, cache).map_or(0, |plan| plan.kv);
-            self.summary.cells.push(Row { cell, plan_kv_bytes, outcome });
+            self.keep(cell, cache, outcome);
         }
         self.save()
     }
