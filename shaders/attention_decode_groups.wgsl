@@ -16,8 +16,8 @@ const EMPTY: f32 = -3.4e38;
 
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> book: array<u32>;
-@group(0) @binding(6) var<storage, read_write> partials: array<f32>;
-@group(0) @binding(7) var<storage, read_write> logits: array<f32>;
+@group(0) @binding(6) var<storage, read_write> logits: array<f32>;
+@group(0) @binding(7) var<storage, read_write> partials: array<f32>;
 
 var<workgroup> at: array<u32, LANES>;
 // Per row and eight, that eight's share of the score; at the end, per part and dimension, the values.
@@ -102,7 +102,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
     }
     workgroupBarrier();
-    let to = job.partials_from + (head * job.parts + job.first_part + split) * (HEAD_DIM + 2u);
+    let to = job.out_from + (head * job.parts + split) * (HEAD_DIM + 2u);
     for (var i = lane; i < HEAD_DIM; i += LANES) {
         var sum = 0.0;
         for (var p = 0u; p < PARTS; p++) { sum += shares[p * HEAD_DIM + i]; }

@@ -3,12 +3,17 @@
 // partials [H][parts][hd + 2], see attention_merge · logits [H][capacity] with STORE_LOGITS
 // A job says where in each of them its sequence's part begins, in elements. With BIASED, region 3 is added to a row's
 // scaled score.
-// grid (S / LANES, H / TILE, sequences): one lane per (split, TILE query heads of one KV head), so that a row is unpacked
-// once for all of them. Split s takes rows s, s + S, ... four at a time, one softmax update for the four.
+// grid (workgroups, H / TILE, sequences): one lane per (stripe, TILE query heads of one KV head), so that a row is unpacked
+// once for all of them. Stripe s of S takes rows s, s + S, ... four at a time, one softmax update for the four.
+// A stripe is a part; with SUBGROUPS the eight stripes of a workgroup are one. With ONLY_PART that is the head's only one,
+// and what comes out is out [H * hd], transformed back with V_ROTATED, and lse [H].
 
 #import attention_job
 #import kv_block
 #import eight
+#ifdef SUBGROUPS
+#import row_of_eight
+#endif
 
 const HEAD_DIM: u32 = #{HEAD_DIM}u;
 const TILE: u32 = #{TILE}u;
@@ -17,8 +22,36 @@ const EMPTY: f32 = -3.4e38;
 
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> book: array<u32>;
-@group(0) @binding(6) var<storage, read_write> partials: array<f32>;
-@group(0) @binding(7) var<storage, read_write> logits: array<f32>;
+@group(0) @binding(6) var<storage, read_write> logits: array<f32>;
+#ifdef ONLY_PART
+@group(0) @binding(7) var<storage, read_write> out: array<vec4<f32>>;
+@group(0) @binding(8) var<storage, read_write> lse: array<f32>;
+#else
+@group(0) @binding(7) var<storage, read_write> partials: array<f32>;
+#endif
+
+#ifdef SUBGROUPS
+// A part of a head, or with ONLY_PART the head's output.
+fn leave(job: Job, part: u32, head: u32, sums: Row, top: f32, total: f32, lane: u32) {
+    var row = sums;
+#ifdef ONLY_PART
+#ifdef V_ROTATED
+    row = hadamard_of_eight(row, lane);
+#endif
+    for (var b = 0u; b < BLOCKS_OF_ROW; b++) { out[job.out_from / 4u + head * QUADS + 8u * b + lane] = row[b] / total; }
+    if lane == 0u { lse[job.lse_from + head] = top + log(total); }
+#else
+    let to = job.out_from + (head * job.parts + part) * (HEAD_DIM + 2u);
+    for (var b = 0u; b < BLOCKS_OF_ROW; b++) {
+        for (var i = 0u; i < 4u; i++) { partials[to + 32u * b + 4u * lane + i] = row[b][i]; }
+    }
+    if lane == 0u {
+        partials[to + HEAD_DIM] = top;
+        partials[to + HEAD_DIM + 1u] = total;
+    }
+#endif
+}
+#endif
 
 // Where the query of the lane's first head begins, in quads.
 var<private> first_quad: u32;
@@ -37,11 +70,17 @@ fn query(head: u32, block: u32, lane: u32) -> Block {
 #endif
 }
 
-@compute @workgroup_size(#{LANES})
+@compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) group: vec3<u32>, who: Lane) {
     let lane = loader(who);
     let job = jobs[group.z];
-    let split = group.x * #{LANES}u + who.index;
+#ifdef SUBGROUPS
+    if group.x >= job.splits { return; }
+    let stripes = 8u * job.splits;
+#else
+    let stripes = job.splits;
+#endif
+    let stripe = group.x * 8u + who.index;
     let head = group.y * TILE;
     first_quad = job.q_from + head * QUADS;
     let kv_head = head / job.group;
@@ -61,10 +100,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, who: Lane) {
     }
 
     // As many turns for every lane, so that all hand on their loads: the last ones may find no row.
-    let turns = (job.count + 4u * job.splits - 1u) / (4u * job.splits);
+    let turns = (job.count + 4u * stripes - 1u) / (4u * stripes);
     for (var turn = 0u; turn < turns; turn++) {
-        let rows = vec4(split + 4u * turn * job.splits) + vec4(0u, 1u, 2u, 3u) * job.splits;
-        let live = rows < vec4(select(0u, job.count, split < job.splits));
+        let rows = vec4(stripe + 4u * turn * stripes) + vec4(0u, 1u, 2u, 3u) * stripes;
+        let live = rows < vec4(select(0u, job.count, stripe < stripes));
         let entry = vec4(table) + min(rows, vec4(job.count - 1u));
         let listed = vec4(book[entry.x], book[entry.y], book[entry.z], book[entry.w]);
         let slots = min(listed, vec4(job.capacity - 1u));
@@ -130,9 +169,25 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, who: Lane) {
         }
     }
 
-    if split >= job.splits { return; }
+#ifdef SUBGROUPS
     for (var h = 0u; h < TILE; h++) {
-        let to = job.partials_from + ((head + h) * job.parts + job.first_part + split) * (HEAD_DIM + 2u);
+        let top = subgroupMax(best[h]);
+        let fade = exp(best[h] - top);
+        let sum = subgroupAdd(total[h] * fade);
+        var row: Row;
+        for (var block = 0u; block < BLOCKS; block++) {
+            for (var i = 0u; i < BLOCK; i++) {
+                let low = subgroupAdd((acc[h][block][i][0] - v_middle[h]) * fade);
+                let high = subgroupAdd((acc[h][block][i][1] - v_middle[h]) * fade);
+                row[block] = select(row[block], select(low, high, lane % 2u == 1u), lane / 2u == i);
+            }
+        }
+        leave(job, group.x, head + h, row, top, sum, lane);
+    }
+#else
+    if stripe >= stripes { return; }
+    for (var h = 0u; h < TILE; h++) {
+        let to = job.out_from + ((head + h) * job.parts + stripe) * (HEAD_DIM + 2u);
         for (var block = 0u; block < BLOCKS; block++) {
             for (var i = 0u; i < BLOCK; i++) {
                 let at = to + 8u * (BLOCK * block + i);
@@ -142,4 +197,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, who: Lane) {
         partials[to + HEAD_DIM] = best[h];
         partials[to + HEAD_DIM + 1u] = total[h];
     }
+#endif
 }

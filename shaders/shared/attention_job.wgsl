@@ -1,5 +1,5 @@
-// attention_job: one token of one sequence in decode attention. `count` of `capacity` rows live; of `parts` parts, this
-// dispatch leaves `splits` from `first_part` on; what ends in `_from` is where the sequence's values begin, in elements.
+// attention_job: one token of one sequence in decode attention. `count` of `capacity` rows live; a head has `parts` parts,
+// of which this dispatch leaves `splits`; what ends in `_from` is where the sequence's values begin, in elements.
 #import jobs
 
 struct Job {
@@ -9,7 +9,6 @@ struct Job {
     kv_heads: u32,
     group: u32,
     splits: u32,
-    first_part: u32,
     parts: u32,
     scale: f32,
     q_from: u32,
@@ -17,7 +16,8 @@ struct Job {
     v_from: u32,
     steps_from: u32,
     book_from: u32,
-    partials_from: u32,
+    out_from: u32,
+    lse_from: u32,
     logits_from: u32,
 }
 

@@ -69,6 +69,7 @@ const SHARED: &[(&str, &str)] = &[
     ("kv_steps", include_str!("../../shaders/shared/kv_steps.wgsl")),
     ("radix", include_str!("../../shaders/shared/radix.wgsl")),
     ("rope", include_str!("../../shaders/shared/rope.wgsl")),
+    ("row_of_eight", include_str!("../../shaders/shared/row_of_eight.wgsl")),
     ("score", include_str!("../../shaders/shared/score.wgsl")),
     ("weight_pack", include_str!("../../shaders/shared/weight_pack.wgsl")),
     ("weight_chunk", include_str!("../../shaders/shared/weight_chunk.wgsl")),

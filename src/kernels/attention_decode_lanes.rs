@@ -9,7 +9,7 @@ const SHADER: Shader = Shader {
     text: include_str!("../../shaders/attention_decode_lanes.wgsl"),
 };
 
-/// Parts of one workgroup: few, so that even a handful of heads occupies several threads.
+/// Lanes of a workgroup: few, so that even a handful of heads occupies several threads.
 const LANES: u32 = 8;
 
 /// Values that are unpacked together, where heads are made of such blocks.
@@ -22,13 +22,19 @@ fn tile(heads: Heads) -> u32 {
 
 pub(super) fn key(heads: Heads, subgroups: bool) -> ShaderKey {
     let whole = heads.dim.is_multiple_of(BLOCK);
-    let key = ShaderKey::new(SHADER).with("TILE", tile(heads)).with("LANES", LANES);
+    let key = ShaderKey::new(SHADER).with("TILE", tile(heads));
     let key = key.with("BLOCK", if whole { 4 } else { 1 }).flag("WHOLE_BLOCKS", whole);
-    key.flag("SUBGROUPS", subgroups && whole)
+    key.flag("SUBGROUPS", joins(heads, subgroups))
 }
 
-pub(super) fn grid(heads: Heads, splits: u32) -> [u32; 2] {
-    [splits.div_ceil(LANES), heads.query as u32 / tile(heads)]
+/// True where the parts of a workgroup's lanes become one.
+pub(super) fn joins(heads: Heads, subgroups: bool) -> bool {
+    subgroups && heads.dim.is_multiple_of(BLOCK)
+}
+
+pub(super) fn grid(heads: Heads, subgroups: bool, splits: u32) -> [u32; 2] {
+    let workgroups = if joins(heads, subgroups) { splits } else { splits.div_ceil(LANES) };
+    [workgroups, heads.query as u32 / tile(heads)]
 }
 
 /// Words of what `kv_block` loads at once.
@@ -40,7 +46,7 @@ pub(super) fn element_words(bits: KvBits) -> u32 {
     }
 }
 
-/// Every pair of widths on SmolLM2's heads, and the logits.
+/// Every pair of widths on SmolLM2's heads, logits, merged rows, and outputs.
 pub fn variants() -> Vec<ShaderKey> {
-    super::attention_decode::variants_of(|heads| key(heads, true))
+    super::attention_decode::variants_of(|heads| key(heads, true), true)
 }

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use super::attention_decode::{Attend, Parts, attention_decode, partial_len};
-use super::attention_merge::{Merge, attention_merge};
+use super::attention_decode::{Attend, Attended, attention_decode, partial_len};
 use super::check::Noise;
 use super::kv_code::KvBits;
 use super::kv_row::{Format, Heads};
@@ -69,14 +68,8 @@ pub async fn tune(gpu: &Gpu) -> Result<Tuned> {
     let (q, partial, out) = (f32s(heads.q_width()), f32s(partial_len(heads, most)), f32s(heads.q_width()));
     let (lse, logits) = (f32s(heads.query), f32s(0));
     let attention_splits = race(gpu, &tunings, |rec| {
-        let splits = rec.gpu().tuning().attention_splits as usize;
-        let parts = Parts { first: 0, splits, total: splits };
-        let token =
-            Attend { rows: &rows, count: ROWS, parts, q_from: 0, partials_from: 0, logits_from: None };
-        attention_decode(rec, &q, 1.0, &[token], &partial, &logits)?;
-        let v_rotated = rows.basis.v_rotated;
-        let merge = Merge { splits, v_rotated, partials_from: 0, out_from: 0, lse_from: 0 };
-        attention_merge(rec, &partial, heads, &[merge], &out, &lse)
+        let to = Attended { partial: &partial, logits: &logits, out: &out, lse: &lse };
+        attention_decode(rec, &q, 1.0, &[Attend::alone(&rows, ROWS)], to)
     })
     .await?;
     gpu.check()?;

@@ -5,8 +5,7 @@ use super::{DecodeScratch, Model};
 use crate::Result;
 use crate::gpu::{Recorder, Tensor};
 use crate::kernels::accumulate::{Window, accumulate};
-use crate::kernels::attention_decode::{Attend, Parts, attention_decode};
-use crate::kernels::attention_merge::{Merge, attention_merge};
+use crate::kernels::attention_decode::{Attend, Attended, attention_decode};
 use crate::kernels::embed::{Lookup, embed};
 use crate::kernels::matmul::{Rows, matmul};
 use crate::kernels::matrix::{Epilogue, Matrix, Norm};
@@ -15,9 +14,6 @@ use crate::kernels::rms_norm::rms_norm;
 use crate::kernels::rope_write::{Write, rope_write};
 use crate::kv::policy::Observation;
 use crate::kv::{Cache, TierRows};
-
-/// Rows for which one more part of a head's attention pays.
-const PART_ROWS: usize = 4;
 
 /// What a decode step needs to know about one sequence's token.
 #[derive(Debug)]
@@ -114,39 +110,30 @@ impl Model {
     }
 
     /// Attention of the tokens whose rows are next in the main tiers, over all rows of their sequences.
-    fn attend_rows(
+    fn attend_rows<'a>(
         &self,
         rec: &mut Recorder,
         d: &DecodeScratch,
-        rows: &[DecodeRow<'_>],
+        rows: &'a [DecodeRow<'_>],
         l: usize,
     ) -> Result<()> {
-        let most = self.gpu.tuning().attention_splits as usize;
-        let (mut tokens, mut merges) = (Vec::new(), Vec::new());
-        for (i, row) in rows.iter().enumerate() {
-            let pools: Vec<_> = row.cache.readable(l).collect();
-            let last = pools.len() - 1;
-            let live = |p: usize| pools[p].1 + usize::from(p == last);
-            let parts = |p: usize| live(p).div_ceil(PART_ROWS).min(most);
-            let (total, mut first) = ((0..=last).map(parts).sum(), 0);
-            let stores = row.window.is_some() || row.observation.is_some();
-            let (q_from, partials_from) = (i * d.q_stride, i * d.partial_stride);
-            for (p, &(rows, _)) in pools.iter().enumerate().filter(|&(p, _)| live(p) > 0) {
-                let (count, parts) = (live(p), Parts { first, splits: parts(p), total });
-                let logits_from = (stores && p == last).then_some(i * d.weights_stride);
-                tokens.push(Attend { rows, count, parts, q_from, partials_from, logits_from });
-                first += parts.splits;
-            }
-            merges.push(Merge {
-                splits: total,
-                v_rotated: row.cache.basis(l).v_rotated,
-                partials_from,
+        let token = |(i, row): (usize, &'a DecodeRow<'_>)| {
+            let mut pools: Vec<_> = row.cache.readable(l).collect();
+            // The token's own row is written, but not counted yet.
+            pools.last_mut().into_iter().for_each(|(_, live)| *live += 1);
+            Attend {
+                pools,
+                q_from: i * d.q_stride,
+                partials_from: i * d.partial_stride,
+                logits_from: (row.window.is_some() || row.observation.is_some())
+                    .then_some(i * d.weights_stride),
                 out_from: i * self.config.heads.q_width(),
                 lse_from: i * d.lse_stride,
-            });
-        }
-        attention_decode(rec, &d.q, self.attention_scale(), &tokens, &d.partial, &d.weights)?;
-        attention_merge(rec, &d.partial, self.config.heads, &merges, &d.attended, &d.lse)
+            }
+        };
+        let tokens: Vec<_> = rows.iter().enumerate().map(token).collect();
+        let to = Attended { partial: &d.partial, logits: &d.weights, out: &d.attended, lse: &d.lse };
+        attention_decode(rec, &d.q, self.attention_scale(), &tokens, to)
     }
 
     /// What a token's attention says of the rows that it read.

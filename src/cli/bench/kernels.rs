@@ -7,8 +7,7 @@
 use std::fmt;
 
 use benben::gpu::{Class, Recorder, Tensor};
-use benben::kernels::attention_decode::{Attend, Parts, attention_decode, partial_len};
-use benben::kernels::attention_merge::{Merge, attention_merge};
+use benben::kernels::attention_decode::{Attend, Attended, attention_decode, partial_len};
 use benben::kernels::attention_prefill::attention_prefill;
 use benben::kernels::check::Noise;
 use benben::kernels::kv_row::{Basis, KvRows};
@@ -147,9 +146,6 @@ impl Bench<'_> {
         let pool = |_| KvRows::new(self.gpu, heads, format, &basis, count, 1);
         let pools = (0..layers).map(pool).collect::<Result<Vec<_>>>()?;
         let splits = self.gpu.tuning().attention_splits as usize;
-        let parts = Parts { first: 0, splits, total: splits };
-        let (v_rotated, partials_from, out_from, lse_from) = (basis.v_rotated, 0, 0, 0);
-        let merge = Merge { splits, v_rotated, partials_from, out_from, lse_from };
         let (q, out) = (self.tensor(heads.q_width()), self.tensor(heads.q_width()));
         let (partial, lse) = (self.tensor(partial_len(heads, splits)), self.tensor(heads.query));
         let logits = self.tensor(0);
@@ -159,9 +155,8 @@ impl Bench<'_> {
         let name = format!("decode attention, {layers} x {count} rows of {} bits", format.k.bits());
         self.time(name, work, |rec| {
             pools.iter().try_for_each(|rows| {
-                let token = Attend { rows, count, parts, q_from: 0, partials_from: 0, logits_from: None };
-                attention_decode(rec, &q, 1.0, &[token], &partial, &logits)?;
-                attention_merge(rec, &partial, heads, &[merge], &out, &lse)
+                let to = Attended { partial: &partial, logits: &logits, out: &out, lse: &lse };
+                attention_decode(rec, &q, 1.0, &[Attend::alone(rows, count)], to)
             })
         })
         .await
