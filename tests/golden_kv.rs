@@ -8,6 +8,7 @@ mod device;
 use std::collections::BTreeSet;
 use std::f64::consts::PI;
 
+use benben::gpu::{Family, Tuning};
 use benben::kv::policy::{Full, Policy, Preset, Pyramid, Select};
 use benben::kv::{Format, policy::Budget};
 use benben::{GenerateOptions, KvBits};
@@ -126,7 +127,8 @@ fn a_preset_keeps_the_published_rows_in_a_quarter_of_the_bytes() {
     assert!(block_on(session.positions(30)).is_err(), "there are 30 layers");
 }
 
-/// Runs an answer and checks that nothing but dispatches is made between its tokens `from` and `to`.
+/// Runs an answer and checks that nothing but dispatches is made between its tokens `from` and `to`. Returns the rows per
+/// layer and the dispatches of a token, less those that merge the parts of attention.
 fn creates_nothing(policy: impl Policy + 'static, from: usize, to: usize) -> (Vec<usize>, u64) {
     let Some(model) = device::model() else { return Default::default() };
     let mut session = device::session(&model, policy, Format::F16);
@@ -148,7 +150,11 @@ fn creates_nothing(policy: impl Policy + 'static, from: usize, to: usize) -> (Ve
     ];
     assert_eq!(made, [0; 3], "buffers, bind groups and pipelines");
     assert_eq!(after.pipelines, seen[1].pipelines, "everything is compiled before the second token");
-    (answer.session().kv().rows_per_layer, (after.dispatches - before.dispatches) / (to - from) as u64)
+    // Few rows are one part, which the lanes of a workgroup join where they have subgroups.
+    let Tuning { family, subgroups, .. } = model.gpu().tuning();
+    let merges = if family == Family::Lanes && subgroups { 0 } else { 30 };
+    let dispatches = (after.dispatches - before.dispatches) / (to - from) as u64;
+    (answer.session().kv().rows_per_layer, dispatches - merges)
 }
 
 #[test]
@@ -158,10 +164,10 @@ fn a_warm_step_creates_nothing() {
         return;
     }
     assert!(rows.iter().all(|&n| n == rows[0]), "{rows:?}");
-    assert!((30 * 7..=30 * 7 + 4).contains(&dispatches), "{dispatches} dispatches for a token");
+    assert!((30 * 6..=30 * 6 + 4).contains(&dispatches), "{dispatches} dispatches for a token");
 
     // The first block is thinned at the 28th token and the second one 20 later; the first one makes bind groups.
     let (rows, dispatches) = creates_nothing(Pyramid::with_budget(Budget::Share(0.8)), 30, 54);
     assert!(rows[29] + 2 * 12 < rows[0], "two blocks are thinned: {rows:?}");
-    assert!((30 * 8..=30 * 8 + 6).contains(&dispatches), "{dispatches} dispatches for a token");
+    assert!((30 * 7..=30 * 7 + 6).contains(&dispatches), "{dispatches} dispatches for a token");
 }

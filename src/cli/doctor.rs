@@ -74,7 +74,11 @@ fn tuning(tuning: Tuning) -> String {
         Family::Groups => "kernels for real GPUs",
     };
     let units = if tuning.matrix_units { ", matrix units" } else { "" };
-    format!("{family}, {}{units}, decode attention in {} parts", subgroups(tuning), tuning.attention_splits)
+    format!(
+        "{family}, {}{units}, decode attention in up to {} parts",
+        subgroups(tuning),
+        tuning.attention_splits
+    )
 }
 
 fn source(gpu: &Gpu) -> &'static str {

@@ -21,7 +21,7 @@ pub struct Tuning {
     /// Multiply many rows on cooperative matrices, in halves. False until such a product was compared with its twin
     /// on the device, by `kernels::matmul_matrix::prove`.
     pub matrix_units: bool,
-    /// Decode attention: how many parts the rows of a head are split into.
+    /// Decode attention: how many parts the rows of a head are split into at most.
     pub attention_splits: u32,
 }
 

@@ -6,6 +6,7 @@
 //! Rows are unpacked inside the loop, from words straight into registers.
 
 use super::attention_merge::{Merge, attention_merge};
+use super::attention_parts::{Attend, Flags, Job, Parts, partial_len, split};
 use super::attention_prefill;
 use super::check::{Check, Noise, poisoned};
 use super::jobs::groups;
@@ -15,28 +16,7 @@ use super::kv_row::{Format, Heads, KvRows};
 use super::kv_sample::Sample;
 use super::{attention_decode_groups as split_groups, attention_decode_lanes as lanes};
 use crate::Result;
-use crate::gpu::{Class, Family, Gpu, Recorder, ShaderKey, Tensor, Tuning};
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Job {
-    count: u32,
-    capacity: u32,
-    sets: u32,
-    kv_heads: u32,
-    group: u32,
-    splits: u32,
-    parts: u32,
-    scale: f32,
-    q_from: u32,
-    k_from: u32,
-    v_from: u32,
-    steps_from: u32,
-    book_from: u32,
-    out_from: u32,
-    lse_from: u32,
-    logits_from: u32,
-}
+use crate::gpu::{Class, Family, Gpu, Recorder, ShaderKey, Tensor};
 
 /// What a kernel that imports `kv_eight` is compiled for.
 pub(super) fn format_key(base: ShaderKey, head_dim: usize, format: Format) -> ShaderKey {
@@ -48,15 +28,6 @@ pub(super) fn format_key(base: ShaderKey, head_dim: usize, format: Format) -> Sh
         .flag(k_flag, true)
         .flag(v_flag, true)
         .flag("STEPS", format.quantised())
-}
-
-/// What a variant does beside attention over rows of its format.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Flags {
-    store_logits: bool,
-    merged: bool,
-    /// The output of a head's only part, of transformed values or not.
-    only_part: Option<bool>,
 }
 
 fn key(base: ShaderKey, head_dim: usize, format: Format, flags: Flags) -> ShaderKey {
@@ -84,46 +55,6 @@ pub(super) fn variants_of(base: fn(Heads) -> ShaderKey, joins: bool) -> Vec<Shad
     pairs.chain(only).chain(others).collect()
 }
 
-/// Values of the tensor that carries the parts: `[H][parts][hd + 2]`.
-pub fn partial_len(heads: Heads, parts: usize) -> usize {
-    heads.query * parts * (heads.dim + 2)
-}
-
-/// Rows for which one more part pays; of parts that lanes join, so many that they take as long as one more dispatch.
-fn part_rows(tuning: Tuning, heads: Heads) -> usize {
-    if joins(tuning, heads) { 1024 } else { 4 }
-}
-
-/// True where the lanes of a workgroup join their parts.
-fn joins(tuning: Tuning, heads: Heads) -> bool {
-    tuning.family == Family::Lanes && lanes::joins(heads, tuning.subgroups)
-}
-
-/// One token of one sequence.
-#[derive(Debug, Clone)]
-pub struct Attend<'a> {
-    /// What it attends to: rows, and how many of them live; at least one of all.
-    pub pools: Vec<(&'a KvRows, usize)>,
-    /// Where the token's query begins,
-    pub q_from: usize,
-    /// its parts,
-    pub partials_from: usize,
-    /// its scores of the last pool by table entry, where those are wanted,
-    pub logits_from: Option<usize>,
-    /// its output,
-    pub out_from: usize,
-    /// and its log-sum-exp.
-    pub lse_from: usize,
-}
-
-impl<'a> Attend<'a> {
-    /// The first token of all tensors, over rows of one pool.
-    pub fn alone(rows: &'a KvRows, live: usize) -> Self {
-        let pools = vec![(rows, live)];
-        Self { pools, q_from: 0, partials_from: 0, logits_from: None, out_from: 0, lse_from: 0 }
-    }
-}
-
 /// What attention of some tokens leaves.
 #[derive(Debug, Clone, Copy)]
 pub struct Attended<'a> {
@@ -135,74 +66,6 @@ pub struct Attended<'a> {
     pub out: &'a Tensor<f32>,
     /// `[H]` a token.
     pub lse: &'a Tensor<f32>,
-}
-
-/// The parts of a head that one token's rows of one pool are split into.
-#[derive(Debug)]
-struct Parts<'a> {
-    token: &'a Attend<'a>,
-    rows: &'a KvRows,
-    count: usize,
-    first: usize,
-    splits: usize,
-    total: usize,
-    logits_from: Option<usize>,
-}
-
-fn split<'a>(tuning: Tuning, token: &'a Attend<'a>) -> Vec<Parts<'a>> {
-    let most = tuning.attention_splits as usize;
-    let splits = |&(rows, live): &(&KvRows, usize)| live.div_ceil(part_rows(tuning, rows.heads)).min(most);
-    let (total, last) = (token.pools.iter().map(splits).sum(), token.pools.len() - 1);
-    let mut first = 0;
-    let part = |(at, pool): (usize, &(&'a KvRows, usize))| {
-        let (logits_from, splits) = (token.logits_from.filter(|_| at == last), splits(pool));
-        first += splits;
-        Parts { token, rows: pool.0, count: pool.1, first: first - splits, splits, total, logits_from }
-    };
-    token.pools.iter().enumerate().map(part).filter(|parts| parts.splits > 0).collect()
-}
-
-impl Parts<'_> {
-    /// True where the output comes out at once.
-    fn is_whole(&self, tuning: Tuning) -> bool {
-        self.total == 1 && joins(tuning, self.rows.heads)
-    }
-
-    fn flags(&self, tuning: Tuning) -> Flags {
-        Flags {
-            store_logits: self.logits_from.is_some(),
-            merged: self.rows.merged,
-            only_part: self.is_whole(tuning).then_some(self.rows.basis.v_rotated),
-        }
-    }
-
-    fn job(&self, tuning: Tuning, scale: f32) -> Job {
-        let KvRows { heads, format, .. } = self.rows;
-        let words = match tuning.family {
-            Family::Lanes => lanes::element_words,
-            Family::Groups => split_groups::element_words,
-        };
-        let [k, v, steps_from, book_from] = self.rows.origins();
-        let partials_from = self.token.partials_from + self.first * (heads.dim + 2);
-        Job {
-            count: self.count as u32,
-            capacity: self.rows.capacity as u32,
-            sets: self.rows.sets as u32,
-            kv_heads: heads.kv as u32,
-            group: heads.group() as u32,
-            splits: self.splits as u32,
-            parts: self.total as u32,
-            scale,
-            q_from: (self.token.q_from / 4) as u32,
-            k_from: k / words(format.k),
-            v_from: v / words(format.v),
-            steps_from,
-            book_from,
-            out_from: if self.is_whole(tuning) { self.token.out_from } else { partials_from } as u32,
-            lse_from: self.token.lse_from as u32,
-            logits_from: self.logits_from.unwrap_or(0) as u32,
-        }
-    }
 }
 
 /// Records attention of each token over its live rows.
@@ -218,9 +81,9 @@ pub fn attention_decode(
 ) -> Result<()> {
     let tuning = rec.gpu().tuning();
     let parts: Vec<Parts<'_>> = tokens.iter().flat_map(|token| split(tuning, token)).collect();
-    let alike = |a: &Parts<'_>, b: &Parts<'_>| a.flags(tuning) == b.flags(tuning) && a.rows.beside(b.rows);
+    let alike = |a: &Parts<'_>, b: &Parts<'_>| a.flags() == b.flags() && a.rows.beside(b.rows);
     for group in groups(&parts, alike) {
-        let (KvRows { heads, format, .. }, flags) = (group[0].rows, group[0].flags(tuning));
+        let (KvRows { heads, format, .. }, flags) = (group[0].rows, group[0].flags());
         let splits = group.iter().map(|parts| parts.splits).max().unwrap_or(0) as u32;
         let (base, grid) = match tuning.family {
             Family::Lanes => {
@@ -229,7 +92,7 @@ pub fn attention_decode(
             Family::Groups => (split_groups::key(*heads), split_groups::grid(*heads, splits)),
         };
         let kernel = rec.gpu().kernel(&key(base, heads.dim, *format, flags))?;
-        let jobs: Vec<Job> = group.iter().map(|parts| parts.job(tuning, scale)).collect();
+        let jobs: Vec<Job> = group.iter().map(|parts| parts.job(tuning.family, scale)).collect();
         let [k, v, steps, book] = group[0].rows.buffers();
         let mut bindings = vec![q.bind(), k, v, steps, book, to.logits.bind()];
         match flags.only_part {
@@ -238,7 +101,7 @@ pub fn attention_decode(
         }
         rec.dispatch_jobs(&kernel, &jobs, &bindings, grid)?;
     }
-    let in_parts = parts.iter().filter(|parts| parts.first == 0 && !parts.is_whole(tuning));
+    let in_parts = parts.iter().filter(|parts| parts.first == 0 && !parts.whole);
     let merge = |parts: &Parts<'_>| Merge {
         splits: parts.total,
         v_rotated: parts.rows.basis.v_rotated,

@@ -1,6 +1,6 @@
 //! Joins the parts that [`attention_decode`](super::attention_decode) leaves.
 
-use super::attention_decode::partial_len;
+use super::attention_parts::partial_len;
 use super::check::{Check, Noise, poisoned};
 use super::jobs::groups;
 use super::kv_code::hadamard;

@@ -9,6 +9,7 @@ pub mod attention_decode;
 pub mod attention_decode_groups;
 pub mod attention_decode_lanes;
 pub mod attention_merge;
+pub mod attention_parts;
 pub mod attention_prefill;
 pub mod attention_prefill_groups;
 pub mod attention_prefill_lanes;

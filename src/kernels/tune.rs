@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::attention_decode::{Attend, Attended, attention_decode, partial_len};
+use super::attention_decode::{Attended, attention_decode};
+use super::attention_parts::{Attend, partial_len};
 use super::check::Noise;
 use super::kv_code::KvBits;
 use super::kv_row::{Format, Heads};

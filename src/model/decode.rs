@@ -1,11 +1,12 @@
-//! One token of each of some sequences through the layers: seven dispatches a layer for one sequence, and for many
-//! two more, since a product with many rows does not normalise them itself.
+//! One token of each of some sequences through the layers: seven dispatches a layer for one sequence, six where attention
+//! has no parts to merge, and for many sequences two more, since a product with many rows does not normalise them itself.
 
 use super::{DecodeScratch, Model};
 use crate::Result;
 use crate::gpu::{Recorder, Tensor};
 use crate::kernels::accumulate::{Window, accumulate};
-use crate::kernels::attention_decode::{Attend, Attended, attention_decode};
+use crate::kernels::attention_decode::{Attended, attention_decode};
+use crate::kernels::attention_parts::Attend;
 use crate::kernels::embed::{Lookup, embed};
 use crate::kernels::matmul::{Rows, matmul};
 use crate::kernels::matrix::{Epilogue, Matrix, Norm};

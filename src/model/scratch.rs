@@ -2,7 +2,7 @@
 
 use super::Config;
 use crate::gpu::{Class, Gpu, Tensor, VIEW_ALIGNMENT};
-use crate::kernels::attention_decode::partial_len;
+use crate::kernels::attention_parts::partial_len;
 use crate::kernels::moments::moments_len;
 use crate::kv::{MOST_TIERS, Role};
 

@@ -7,7 +7,8 @@
 use std::fmt;
 
 use benben::gpu::{Class, Recorder, Tensor};
-use benben::kernels::attention_decode::{Attend, Attended, attention_decode, partial_len};
+use benben::kernels::attention_decode::{Attended, attention_decode};
+use benben::kernels::attention_parts::{Attend, partial_len};
 use benben::kernels::attention_prefill::attention_prefill;
 use benben::kernels::check::Noise;
 use benben::kernels::kv_row::{Basis, KvRows};
