@@ -20,7 +20,7 @@ bench() {
 bench one
 bench kernels --kernels --prompt-tokens 2048
 bench batch --suite batch --prompts 128
-bench depth --suite depth --caches rows-512 --cell-seconds 600
+bench depth --suite depth --caches rows-512 --answer 128 --cell-seconds 900
 bench share --suite share --step-tokens 16384 --compare 1 --cell-seconds 600
 if [ -d benches/peers/node_modules ]; then
     # Into a variable first: a run that fails must not leave half a file.
