@@ -58,7 +58,7 @@ pub(super) fn variants_of(base: fn(Heads) -> ShaderKey, joins: bool) -> Vec<Shad
 /// What attention of some tokens leaves.
 #[derive(Debug, Clone, Copy)]
 pub struct Attended<'a> {
-    /// Room for [`partial_len`] values a token, of as many parts a pool as [`Tuning::attention_splits`].
+    /// Room for [`partial_len`] values a token, of as many parts a pool as [`crate::gpu::Tuning::attention_splits`].
     pub partial: &'a Tensor<f32>,
     /// `[H][capacity]` a token: the scaled score of every live row of its last pool at its table entry.
     pub logits: &'a Tensor<f32>,
