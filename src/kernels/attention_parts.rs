@@ -35,7 +35,7 @@ pub fn partial_len(heads: Heads, parts: usize) -> usize {
 }
 
 /// Rows for which one more part pays; of parts that lanes join, so many that they take as long as one more dispatch.
-fn part_rows(tuning: Tuning, heads: Heads) -> usize {
+pub(super) fn part_rows(tuning: Tuning, heads: Heads) -> usize {
     if joins(tuning, heads) { 1024 } else { 4 }
 }
 

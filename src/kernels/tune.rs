@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::attention_decode::{Attended, attention_decode};
-use super::attention_parts::{Attend, partial_len};
+use super::attention_parts::{Attend, part_rows, partial_len};
 use super::check::Noise;
 use super::kv_code::KvBits;
 use super::kv_row::{Format, Heads};
@@ -63,14 +63,16 @@ pub async fn tune(gpu: &Gpu) -> Result<Tuned> {
     }
     let tunings = SPLITS.map(|attention_splits| Tuning { attention_splits, ..tuning });
     let heads = Heads { query: 16, kv: 4, dim: 64 };
-    let rows = shuffled(gpu, &mut Noise::new(1), heads, Format::both(KvBits::Four), ROWS, 1)?.0;
     let most = SPLITS.into_iter().max().unwrap_or(1) as usize;
+    // So many that each number of parts is another: fewer rows make fewer parts.
+    let live = ROWS.max(most * part_rows(tuning, heads));
+    let rows = shuffled(gpu, &mut Noise::new(1), heads, Format::both(KvBits::Four), live, 1)?.0;
     let f32s = |len: usize| gpu.tensor::<f32>(Class::Scratch, "tuning", len);
     let (q, partial, out) = (f32s(heads.q_width()), f32s(partial_len(heads, most)), f32s(heads.q_width()));
     let (lse, logits) = (f32s(heads.query), f32s(0));
     let attention_splits = race(gpu, &tunings, |rec| {
         let to = Attended { partial: &partial, logits: &logits, out: &out, lse: &lse };
-        attention_decode(rec, &q, 1.0, &[Attend::alone(&rows, ROWS)], to)
+        attention_decode(rec, &q, 1.0, &[Attend::alone(&rows, live)], to)
     })
     .await?;
     gpu.check()?;
