@@ -137,8 +137,10 @@ async fn check(
         stored.chunks_exact_mut(heads.dim).for_each(hadamard);
     }
     let (part_len, most) = (partial_len(heads, 2 * gpu.tuning().attention_splits as usize), both[1].0);
+    // What lies before and behind a token's parts must stay as it is.
+    let gap = heads.dim + 2;
     let device_q = gpu.tensor_with(Class::Scratch, "q", &stored);
-    let partial = poisoned(gpu, 2 * part_len);
+    let partial = poisoned(gpu, 2 * (part_len + gap) + gap);
     let logits = poisoned(gpu, 2 * heads.query * most);
     let (out, lse) = (poisoned(gpu, 2 * heads.q_width()), poisoned(gpu, 2 * heads.query));
     let scale = 0.3;
@@ -147,7 +149,7 @@ async fn check(
     let tokens = sequences.iter().zip(both).enumerate().map(|(i, ((sample, ..), (_, count)))| Attend {
         pools: vec![(&sample.rows, again(count)), (&sample.rows, count)],
         q_from: i * heads.q_width(),
-        partials_from: i * part_len,
+        partials_from: i * (part_len + gap) + gap,
         logits_from: store_logits.then_some(i * heads.query * most),
         // The second token's output has the first one's place.
         out_from: (1 - i) * heads.q_width(),
@@ -157,10 +159,12 @@ async fn check(
     let to = Attended { partial: &partial, logits: &logits, out: &out, lse: &lse };
     attention_decode(&mut rec, &device_q, scale, &tokens.collect::<Vec<_>>(), to)?;
     let (got_out, got_lse) = (rec.read(&out, 0, out.len()), rec.read(&lse, 0, lse.len()));
-    let got_logits = rec.read(&logits, 0, logits.len());
+    let (got_logits, got_partial) =
+        (rec.read(&logits, 0, logits.len()), rec.read(&partial, 0, partial.len()));
     rec.submit();
 
-    let (got_out, got_lse, got_logits) = (got_out.await?, got_lse.await?, got_logits.await?);
+    let (got_out, got_lse) = (got_out.await?, got_lse.await?);
+    let (got_logits, got_partial) = (got_logits.await?, got_partial.await?);
     let mut checks = Vec::new();
     for (i, ((sample, bias, q), (capacity, count))) in sequences.iter().zip(both).enumerate() {
         let rows = |all: &[f32], width: usize| [&all[..all.len().min(again(count) * width)], all].concat();
@@ -187,12 +191,20 @@ async fn check(
              sequence {i}"
         );
         let own = |all: &[f32], width: usize, at: usize| all[at * width..][..width].to_vec();
+        let [ahead, behind] = [i, i + 1].map(|at| &got_partial[at * (part_len + gap)..][..gap]);
+        let around = [ahead, behind].concat();
         let out = own(&got_out, heads.q_width(), 1 - i);
         let lse = own(&got_lse, heads.query, 1 - i);
         checks.extend([
             Check::compare(label.clone() + ", out", &out, &want.out, 1e-4),
             Check::compare(label.clone() + ", lse", &lse, &want.lse, 1e-4),
-            Check::compare(label + ", logits", &own(&got_logits, want_logits.len(), i), &want_logits, 1e-4),
+            Check::compare(
+                label.clone() + ", logits",
+                &own(&got_logits, want_logits.len(), i),
+                &want_logits,
+                1e-4,
+            ),
+            Check::compare(label + ", other parts", &around, &vec![f32::NAN; 2 * gap], 0.0),
         ]);
     }
     Ok(checks)

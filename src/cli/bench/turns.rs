@@ -6,7 +6,7 @@ use benben::{Answer, Engine, EngineReport, Error, GenerateOptions, Result, Sessi
 
 use super::cache::Cache;
 use super::cell::{Agreement, Bench, Cell, Measured, greedy, note_most};
-use super::drive::{Drive, drive};
+use super::drive::{Drive, Timeline, drive};
 use crate::cli::measure::median;
 
 /// Turns that count; the one before them compiles what they run.
@@ -82,7 +82,7 @@ impl Bench {
         seats.iter().zip(cells).map(measured).collect()
     }
 
-    async fn answer(&self, session: &mut Session, tokens: usize) -> Result<super::drive::Timeline> {
+    async fn answer(&self, session: &mut Session, tokens: usize) -> Result<Timeline> {
         let options = GenerateOptions { max_tokens: tokens, ..greedy() };
         drive(vec![session.generate(&options)?], self.limit, || ()).await
     }
