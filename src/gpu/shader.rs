@@ -1,8 +1,10 @@
 //! Shader assembly: a pure function from a stem and a set of defines to WGSL.
 //!
-//! Three directives, each alone on its line but the last:
+//! Four directives, each alone on its line but the last:
 //! `#import name` pastes `shaders/shared/name.wgsl` (once), `#ifdef NAME` / `#else` / `#endif` choose by the
-//! presence of a define, and `#{NAME}` anywhere becomes the define's value.
+//! presence of a define, `#repeat i COUNT` / `#end` paste what is between them for `i` = 0, 1, ..., and `#{NAME}`
+//! anywhere becomes the value of a define or of such an `i`. What is repeated so may be a name as well: `sum_#{i}`.
+//! Some values, cooperative matrices above all, stay in registers only if each is a variable of its own.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -85,48 +87,115 @@ pub fn assemble(key: &ShaderKey) -> Result<String> {
 }
 
 fn paste(key: &ShaderKey, text: &str, imported: &mut Vec<String>, out: &mut String) -> Result<()> {
-    let fail = |line: &str, why: &str| Error::format(format!("shader {key}"), format!("{why}: `{line}`"));
-    // One entry per open #ifdef: are its lines taken?
-    let mut taken: Vec<bool> = Vec::new();
-    for line in text.lines() {
-        let word = line.trim();
-        if let Some(name) = word.strip_prefix("#ifdef ") {
-            taken.push(key.defines.contains_key(name.trim()));
-        } else if word == "#else" {
-            let last = taken.last_mut().ok_or_else(|| fail(line, "#else without #ifdef"))?;
-            *last = !*last;
-        } else if word == "#endif" {
-            taken.pop().ok_or_else(|| fail(line, "#endif without #ifdef"))?;
-        } else if taken.iter().all(|&t| t) {
-            if let Some(name) = word.strip_prefix("#import ") {
-                let (name, text) = SHARED
-                    .iter()
-                    .find(|(n, _)| *n == name.trim())
-                    .ok_or_else(|| fail(line, "unknown import"))?;
-                if !imported.iter().any(|i| i == name) {
-                    imported.push((*name).to_owned());
-                    paste(key, text, imported, out)?;
-                }
-            } else {
-                out.push_str(&substitute(key, line).ok_or_else(|| fail(line, "undefined constant"))?);
-                out.push('\n');
-            }
-        }
-    }
-    if taken.is_empty() { Ok(()) } else { Err(fail("", "#ifdef without #endif")) }
+    let lines: Vec<&str> = text.lines().collect();
+    Paste { key, imported, out }.lines(&lines, &mut BTreeMap::new())
 }
 
-fn substitute(key: &ShaderKey, line: &str) -> Option<String> {
-    let mut out = String::with_capacity(line.len());
-    let mut rest = line;
-    while let Some((before, after)) = rest.split_once("#{") {
-        let (name, tail) = after.split_once('}')?;
-        out.push_str(before);
-        out.push_str(&key.defines.get(name)?.to_string());
-        rest = tail;
+/// Values of the counters of the `#repeat`s around a line.
+type Counters<'a> = BTreeMap<&'a str, u32>;
+
+struct Paste<'a> {
+    key: &'a ShaderKey,
+    imported: &'a mut Vec<String>,
+    out: &'a mut String,
+}
+
+impl Paste<'_> {
+    fn fail(&self, line: &str, why: &str) -> Error {
+        Error::format(format!("shader {}", self.key), format!("{why}: `{line}`"))
     }
-    out.push_str(rest);
-    Some(out)
+
+    fn lines<'t>(&mut self, lines: &[&'t str], counters: &mut Counters<'t>) -> Result<()> {
+        // One entry per open #ifdef: are its lines taken?
+        let mut taken: Vec<bool> = Vec::new();
+        let mut rest = lines;
+        while let Some((&line, after)) = rest.split_first() {
+            rest = after;
+            let word = line.trim();
+            if let Some(name) = word.strip_prefix("#ifdef ") {
+                taken.push(self.key.defines.contains_key(name.trim()));
+            } else if word == "#else" {
+                let last = taken.last_mut().ok_or_else(|| self.fail(line, "#else without #ifdef"))?;
+                *last = !*last;
+            } else if word == "#endif" {
+                taken.pop().ok_or_else(|| self.fail(line, "#endif without #ifdef"))?;
+            } else if let Some(header) = word.strip_prefix("#repeat ") {
+                let end = end_of_repeat(rest).ok_or_else(|| self.fail(line, "#repeat without #end"))?;
+                let (body, after) = rest.split_at(end);
+                rest = &after[1..];
+                if taken.iter().all(|&t| t) {
+                    self.repeat(line, header, body, counters)?;
+                }
+            } else if word == "#end" {
+                return Err(self.fail(line, "#end without #repeat"));
+            } else if taken.iter().all(|&t| t) {
+                self.line(line, counters)?;
+            }
+        }
+        if taken.is_empty() { Ok(()) } else { Err(self.fail("", "#ifdef without #endif")) }
+    }
+
+    fn repeat<'t>(
+        &mut self,
+        line: &str,
+        header: &'t str,
+        body: &[&'t str],
+        counters: &mut Counters<'t>,
+    ) -> Result<()> {
+        let (name, count) =
+            header.split_once(' ').ok_or_else(|| self.fail(line, "#repeat without a count"))?;
+        let count = self.substitute(count.trim(), counters).and_then(|count| count.parse().ok());
+        for i in 0..count.ok_or_else(|| self.fail(line, "not a count"))? {
+            counters.insert(name, i);
+            self.lines(body, counters)?;
+        }
+        counters.remove(name);
+        Ok(())
+    }
+
+    fn line(&mut self, line: &str, counters: &Counters<'_>) -> Result<()> {
+        let Some(name) = line.trim().strip_prefix("#import ") else {
+            let text =
+                self.substitute(line, counters).ok_or_else(|| self.fail(line, "undefined constant"))?;
+            self.out.push_str(&text);
+            self.out.push('\n');
+            return Ok(());
+        };
+        let shared = SHARED.iter().find(|(n, _)| *n == name.trim());
+        let (name, text) = shared.ok_or_else(|| self.fail(line, "unknown import"))?;
+        if self.imported.iter().any(|i| i == name) {
+            return Ok(());
+        }
+        self.imported.push((*name).to_owned());
+        paste(self.key, text, self.imported, self.out)
+    }
+
+    fn substitute(&self, line: &str, counters: &Counters<'_>) -> Option<String> {
+        let mut out = String::with_capacity(line.len());
+        let mut rest = line;
+        while let Some((before, after)) = rest.split_once("#{") {
+            let (name, tail) = after.split_once('}')?;
+            let value = counters.get(name).or_else(|| self.key.defines.get(name))?;
+            out.push_str(before);
+            out.push_str(&value.to_string());
+            rest = tail;
+        }
+        out.push_str(rest);
+        Some(out)
+    }
+}
+
+/// Where the `#end` of a `#repeat` is in the lines behind it.
+fn end_of_repeat(lines: &[&str]) -> Option<usize> {
+    let mut open = 1;
+    lines.iter().position(|line| {
+        match line.trim() {
+            "#end" => open -= 1,
+            word if word.starts_with("#repeat ") => open += 1,
+            _ => {}
+        }
+        open == 0
+    })
 }
 
 /// What a storage binding of a shader is.
@@ -187,12 +256,25 @@ mod tests {
     }
 
     #[test]
+    fn what_repeats_counts() {
+        let text = "#repeat i #{N}\n#repeat j 2\nx_#{i}#{j}\n#ifdef X\ny\n#endif\n#end\n#end\nz";
+        let twice = assemble(&key(text).with("N", 2)).unwrap();
+        assert_eq!(twice, "x_00\nx_01\nx_10\nx_11\nz\n");
+        assert_eq!(assemble(&key(text).with("N", 1).with("X", 1)).unwrap(), "x_00\ny\nx_01\ny\nz\n");
+        assert_eq!(assemble(&key("#ifdef X\n#repeat i 2\nx\n#end\n#endif\nz")).unwrap(), "z\n");
+    }
+
+    #[test]
     fn mistakes_are_named() {
         for (text, word) in [
             ("#ifdef A\nx", "without #endif"),
             ("#endif", "without #ifdef"),
             ("#import nothing", "unknown import"),
             ("x #{N}", "undefined constant"),
+            ("#repeat i 2\nx", "without #end"),
+            ("#end", "without #repeat"),
+            ("#repeat i\n#end", "without a count"),
+            ("#repeat i N\n#end", "not a count"),
         ] {
             let message = assemble(&key(text)).unwrap_err().to_string();
             assert!(message.contains(word), "{message}");
