@@ -251,20 +251,26 @@ fn every_row_format_stays_close() {
 fn both_kernel_families_agree() {
     for policy in [Pyramid::cosine(0.3, 1), Pyramid::cosine(1.0, 1)] {
         let prompt = prompt(12, 90);
-        let answers = families().map(|gpu| {
-            let model = load(&gpu, &Tiny::new().file());
-            assert_losses(&model, policy.clone(), 90);
-            answer(&mut Session::new(&model, &options(policy.clone())).unwrap(), &prompt, 30)
-        });
-        assert_eq!(answers[0], answers[1]);
+        let answers: Vec<_> = families()
+            .into_iter()
+            .map(|gpu| {
+                let model = load(&gpu, &Tiny::new().file());
+                assert_losses(&model, policy.clone(), 90);
+                answer(&mut Session::new(&model, &options(policy.clone())).unwrap(), &prompt, 30)
+            })
+            .collect();
+        assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
         assert_eq!(answers[0].len(), 30);
     }
 }
 
-/// The device, once for each kernel family.
-fn families() -> [Gpu; 2] {
-    let base = Tuning { subgroups: false, ..gpu().tuning() };
-    [Family::Lanes, Family::Groups].map(|family| gpu().with_tuning(Tuning { family, ..base }))
+/// The device, once for each kernel family, and once more where it can multiply by packed dot products.
+fn families() -> Vec<Gpu> {
+    let base = Tuning { subgroups: false, planes: 0, ..gpu().tuning() };
+    let dots = Tuning { family: Family::Groups, subgroups: true, planes: 2, ..base };
+    let plain = [Family::Lanes, Family::Groups].map(|family| Tuning { family, ..base });
+    let all = plain.into_iter().chain((base.subgroup_lanes >= 8).then_some(dots));
+    all.map(|tuning| gpu().with_tuning(tuning)).collect()
 }
 
 #[test]

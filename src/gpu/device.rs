@@ -217,6 +217,12 @@ impl Gpu {
         limits.max_storage_buffer_binding_size.min(limits.max_buffer_size)
     }
 
+    /// The most lanes that a workgroup can have.
+    pub fn max_workgroup_lanes(&self) -> usize {
+        let limits = self.device().limits();
+        limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x) as usize
+    }
+
     /// A tensor of `len` zeros.
     pub fn tensor<T: Element>(&self, class: Class, label: &str, len: usize) -> Tensor<T> {
         Tensor::new(self.device(), &self.inner.account, class, label, len)

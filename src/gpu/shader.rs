@@ -69,12 +69,14 @@ const SHARED: &[(&str, &str)] = &[
     ("kv_eight", include_str!("../../shaders/shared/kv_eight.wgsl")),
     ("kv_row", include_str!("../../shaders/shared/kv_row.wgsl")),
     ("kv_steps", include_str!("../../shaders/shared/kv_steps.wgsl")),
+    ("operand", include_str!("../../shaders/shared/operand.wgsl")),
     ("radix", include_str!("../../shaders/shared/radix.wgsl")),
     ("rope", include_str!("../../shaders/shared/rope.wgsl")),
     ("row_of_eight", include_str!("../../shaders/shared/row_of_eight.wgsl")),
     ("score", include_str!("../../shaders/shared/score.wgsl")),
     ("weight_pack", include_str!("../../shaders/shared/weight_pack.wgsl")),
     ("weight_chunk", include_str!("../../shaders/shared/weight_chunk.wgsl")),
+    ("weight_dots", include_str!("../../shaders/shared/weight_dots.wgsl")),
     ("weight_row", include_str!("../../shaders/shared/weight_row.wgsl")),
 ];
 

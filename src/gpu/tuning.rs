@@ -16,6 +16,12 @@ pub struct Tuning {
     pub family: Family,
     /// Use subgroup operations where a kernel has such a variant.
     pub subgroups: bool,
+    /// Lanes of the device's narrowest subgroups: what kernels may take for granted that they exchange values between. 0
+    /// without subgroups.
+    pub subgroup_lanes: u32,
+    /// Decode products multiply activations of 8 bits, in so many planes (1 or 2), by packed dot products of integers. 0 where
+    /// the device has none, or none that is an instruction of its own: then products are of f32.
+    pub planes: u32,
     /// Keep weights in textures, for the kernels of [`Family::Lanes`].
     pub textures: bool,
     /// Multiply many rows on cooperative matrices, in halves. False until such a product was compared with its twin
@@ -43,11 +49,14 @@ impl Tuning {
     pub(super) fn for_device(info: &wgpu::AdapterInfo, device: &wgpu::Device) -> Self {
         // Software adapters run barriers as coroutines, which costs far more than the reads they save.
         let subgroups = device.features().contains(wgpu::Features::SUBGROUP);
+        let subgroup_lanes = if subgroups { info.subgroup_min_size } else { 0 };
         if info.device_type == wgpu::DeviceType::Cpu {
             // Here subgroups pass loaded values round, by eight.
             Self {
                 family: Family::Lanes,
-                subgroups: subgroups && info.subgroup_min_size >= 8,
+                subgroups: subgroup_lanes >= 8,
+                subgroup_lanes,
+                planes: 0,
                 // A gain on lavapipe; browsers were not measured.
                 textures: info.backend == wgpu::Backend::Vulkan
                     && device.limits().max_storage_textures_per_shader_stage >= 2,
@@ -56,14 +65,26 @@ impl Tuning {
             }
         } else {
             // Subgroup kernels assume at least 16 lanes; narrower ones gain nothing over shared memory.
-            let wide = subgroups && info.subgroup_min_size >= 16;
+            let wide = subgroup_lanes >= 16;
             Self {
                 family: Family::Groups,
                 subgroups: wide,
+                subgroup_lanes,
+                planes: if subgroup_lanes >= 8 && has_packed_dots(info) { 2 } else { 0 },
                 textures: false,
                 matrix_units: false,
                 attention_splits: 16,
             }
         }
     }
+}
+
+/// True where a packed dot product of integers is one instruction. wgpu does not say, so this goes by what is known: NVIDIA's
+/// and Intel's GPUs of the last years have it; AMD's before RDNA 2 spell it out in a dozen, and `doctor --tune` measures
+/// those; Metal has none. Browsers do not tell the adapter.
+fn has_packed_dots(info: &wgpu::AdapterInfo) -> bool {
+    const NVIDIA: u32 = 0x10DE;
+    const INTEL: u32 = 0x8086;
+    matches!(info.backend, wgpu::Backend::Vulkan | wgpu::Backend::Dx12)
+        && [NVIDIA, INTEL].contains(&info.vendor)
 }

@@ -114,6 +114,8 @@ pub async fn all(gpu: &Gpu) -> Result<Vec<Check>> {
     checks.extend(super::nll::checks(gpu).await?);
     checks.extend(super::matmul::checks(gpu).await?);
     checks.extend(super::matvec::checks(gpu).await?);
+    checks.extend(super::quantise::checks(gpu).await?);
+    checks.extend(super::matvec_dots::checks(gpu).await?);
     checks.extend(super::rms_norm::checks(gpu).await?);
     checks.extend(super::rope_split::checks(gpu).await?);
     checks.extend(super::rope_write::checks(gpu).await?);
@@ -149,7 +151,7 @@ pub(super) mod testing {
     /// The same device, once for each kernel family that it can run.
     pub fn families() -> Vec<Gpu> {
         let gpu = gpu();
-        let base = Tuning { subgroups: false, textures: false, ..gpu.tuning() };
+        let base = Tuning { subgroups: false, textures: false, planes: 0, ..gpu.tuning() };
         let mut tunings = vec![
             Tuning { family: Family::Lanes, ..base },
             Tuning { family: Family::Lanes, textures: true, ..base },
@@ -157,7 +159,7 @@ pub(super) mod testing {
         ];
         if gpu.tuning().subgroups {
             let with = Tuning { subgroups: true, ..base };
-            tunings.extend([Tuning { family: Family::Groups, ..with }]);
+            tunings.extend([0, 1, 2].map(|planes| Tuning { family: Family::Groups, planes, ..with }));
             tunings.extend([false, true].map(|textures| Tuning { family: Family::Lanes, textures, ..with }));
         }
         if gpu.has_matrix_units() {

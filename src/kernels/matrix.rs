@@ -98,6 +98,11 @@ impl Matrix {
         self.cols
     }
 
+    /// How the rows are packed; all parts alike.
+    pub fn format(&self) -> RowFormat {
+        self.parts.first().map_or(RowFormat::F16, |part| part.format)
+    }
+
     /// The parts, in the order of their rows.
     pub fn parts(&self) -> &[Part] {
         &self.parts

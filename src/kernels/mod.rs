@@ -38,6 +38,7 @@ mod matmul_lanes;
 pub mod matmul_matrix;
 pub mod matrix;
 pub mod matvec;
+pub mod matvec_dots;
 mod matvec_groups;
 mod matvec_lanes;
 pub mod moments;
@@ -45,10 +46,12 @@ pub mod multiply;
 pub mod nearest;
 pub mod nll;
 pub mod observe;
+pub mod operand;
 pub mod page_bounds;
 pub mod page_score;
 pub mod part;
 pub mod pool;
+pub mod quantise;
 pub mod rms_norm;
 pub mod rope_ahead;
 pub mod rope_split;
@@ -68,7 +71,7 @@ use crate::gpu::ShaderKey;
 
 /// One variant at least of every way in which a shader can be assembled, for validation without a device.
 pub fn variants() -> Vec<ShaderKey> {
-    let kernels: [fn() -> Vec<ShaderKey>; 38] = [
+    let kernels: [fn() -> Vec<ShaderKey>; 40] = [
         accumulate::variants,
         attention_decode_groups::variants,
         attention_decode_lanes::variants,
@@ -89,6 +92,7 @@ pub fn variants() -> Vec<ShaderKey> {
         kv_write::variants,
         matmul::variants,
         matvec::variants,
+        matvec_dots::variants,
         moments::variants,
         multiply::variants,
         nearest::variants,
@@ -97,6 +101,7 @@ pub fn variants() -> Vec<ShaderKey> {
         page_bounds::variants,
         page_score::variants,
         pool::variants,
+        quantise::variants,
         rms_norm::variants,
         rope_ahead::variants,
         rope_split::variants,

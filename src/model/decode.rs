@@ -1,7 +1,8 @@
 //! One token of each of some sequences through the layers: seven dispatches a layer for one sequence, six where attention
 //! has no parts to merge, and for many sequences two more, since a product with many rows does not normalise them itself.
 
-use super::{DecodeScratch, Model};
+use super::scratch::Operands;
+use super::{DecodeScratch, Layer, Model};
 use crate::Result;
 use crate::gpu::{Recorder, Tensor};
 use crate::kernels::accumulate::{Window, accumulate};
@@ -11,6 +12,9 @@ use crate::kernels::embed::{Lookup, embed};
 use crate::kernels::matmul::{Rows, matmul};
 use crate::kernels::matrix::{Epilogue, Matrix, Norm};
 use crate::kernels::matvec::matvec;
+use crate::kernels::matvec_dots::{To, matvec_dots};
+use crate::kernels::operand::Code;
+use crate::kernels::quantise::quantise;
 use crate::kernels::rms_norm::rms_norm;
 use crate::kernels::rope_write::{Write, rope_write};
 use crate::kv::policy::Observation;
@@ -70,20 +74,67 @@ impl Model {
             self.follow(rec, &d.q, row.cache, group, row.position)?;
         }
         let attention = Norm { weight: &layer.attention_norm, epsilon };
-        product(rec, d, &layer.qkv, &d.hidden, Some(attention), Epilogue::Store, &d.qkv, count)?;
+        match &d.operands {
+            Some(operands) => self.project_by_dots(rec, d, operands, count, l)?,
+            None => product(rec, d, &layer.qkv, &d.hidden, Some(attention), Epilogue::Store, &d.qkv, count)?,
+        }
         self.write_rows(rec, d, rows, l)?;
         self.attend_rows(rec, d, rows, group)?;
         for (i, row) in rows.iter().enumerate() {
             self.observe_row(rec, d, (i, row), group)?;
         }
-        product(rec, d, &layer.output, &d.attended, None, Epilogue::Add, &d.hidden, count)?;
-        let ffn = Norm { weight: &layer.ffn_norm, epsilon };
-        product(rec, d, &layer.gate_up, &d.hidden, Some(ffn), Epilogue::SwiGlu, &d.inner, count)?;
-        product(rec, d, &layer.down, &d.inner, None, Epilogue::Add, &d.hidden, count)?;
+        if let Some(operands) = &d.operands {
+            self.feed_forward_by_dots(rec, d, operands, count, l)?;
+        } else {
+            product(rec, d, &layer.output, &d.attended, None, Epilogue::Add, &d.hidden, count)?;
+            let ffn = Norm { weight: &layer.ffn_norm, epsilon };
+            product(rec, d, &layer.gate_up, &d.hidden, Some(ffn), Epilogue::SwiGlu, &d.inner, count)?;
+            product(rec, d, &layer.down, &d.inner, None, Epilogue::Add, &d.hidden, count)?;
+        }
         if (l + 1).is_multiple_of(self.config.kv_sharing) {
             rows.iter_mut().for_each(|row| row.cache.add(group, TierRows::in_main(1)));
         }
         Ok(())
+    }
+
+    /// Queries, keys and values by packed dot products. A layer leaves the next one's operand; the first one makes its own.
+    fn project_by_dots(
+        &self,
+        rec: &mut Recorder,
+        d: &DecodeScratch,
+        operands: &Operands,
+        count: usize,
+        l: usize,
+    ) -> Result<()> {
+        let Layer { attention_norm, qkv, .. } = &self.layers[l];
+        if l == 0 {
+            let code = Code::of(self.gpu.tuning(), qkv.format());
+            quantise(rec, d.hidden.bind(), Some(attention_norm), count, &operands.stream, code)?;
+        }
+        matvec_dots(rec, qkv, &operands.stream, count, Some(self.config.epsilon), To::Store(&d.qkv))
+    }
+
+    /// What comes after attention, by packed dot products.
+    fn feed_forward_by_dots(
+        &self,
+        rec: &mut Recorder,
+        d: &DecodeScratch,
+        Operands { stream, attended, inner }: &Operands,
+        count: usize,
+        l: usize,
+    ) -> Result<()> {
+        let code = |matrix: &Matrix| Code::of(self.gpu.tuning(), matrix.format());
+        let Layer { output, ffn_norm, gate_up, down, .. } = &self.layers[l];
+        let (next_norm, next_matrix) = match self.layers.get(l + 1) {
+            Some(next) => (&next.attention_norm, &next.qkv),
+            None => (&self.output_norm, &self.head),
+        };
+        let add = |weight, matrix| To::Add { stream: &d.hidden, weight, next: stream, code: code(matrix) };
+        quantise(rec, d.attended.bind(), None, count, attended, code(output))?;
+        matvec_dots(rec, output, attended, count, None, add(ffn_norm, gate_up))?;
+        let gated = To::SwiGlu { next: inner, code: code(down) };
+        matvec_dots(rec, gate_up, stream, count, Some(self.config.epsilon), gated)?;
+        matvec_dots(rec, down, inner, count, None, add(next_norm, next_matrix))
     }
 
     /// Queries, and keys and values on their way into the main tiers.
@@ -167,7 +218,14 @@ impl Model {
 
     /// Records the logits of the first `count` hidden rows.
     pub fn logits(&self, rec: &mut Recorder, d: &DecodeScratch, count: usize) -> Result<()> {
-        let norm = Norm { weight: &self.output_norm, epsilon: self.config.epsilon };
+        let epsilon = self.config.epsilon;
+        if let Some(Operands { stream, .. }) = &d.operands {
+            // Not what the last layer left: the hidden rows may be those of a prompt.
+            let code = Code::of(self.gpu.tuning(), self.head.format());
+            quantise(rec, d.hidden.bind(), Some(&self.output_norm), count, stream, code)?;
+            return matvec_dots(rec, &self.head, stream, count, Some(epsilon), To::Store(&d.logits));
+        }
+        let norm = Norm { weight: &self.output_norm, epsilon };
         product(rec, d, &self.head, &d.hidden, Some(norm), Epilogue::Store, &d.logits, count)
     }
 }

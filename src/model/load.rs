@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use super::config::Config;
 use super::{Layer, Model};
 use crate::gpu::{Class, Gpu, Recorder, Tensor};
-use crate::kernels::matrix::{Matrix, RowFormat};
+use crate::kernels::matrix::{GROUP, Matrix, RowFormat};
 use crate::kernels::part::Part;
 use crate::text::Text;
 use crate::weights::{ModelFile, TensorInfo, natural_format};
@@ -270,7 +270,9 @@ impl Stack {
     fn cut(&self, per_part: usize) -> Vec<Vec<Slice<'_>>> {
         if self.gated {
             // Every part holds rows of the gate and as many of up, so that one kernel sees both.
+            // Whole groups of outputs, where there is room for one: the next product reads them by groups.
             let (rows, half) = (self.tensors[0].1, per_part / 2);
+            let half = if half < GROUP { half } else { half / GROUP * GROUP };
             let part = |first: usize| {
                 let rows = half.min(rows - first);
                 self.tensors.iter().map(|(name, _)| Slice { name, first, rows }).collect()

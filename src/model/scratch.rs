@@ -1,9 +1,11 @@
 //! Activations: what a pass needs beside weights and cache, allocated once and used again.
 
 use super::Config;
-use crate::gpu::{Class, Gpu, Tensor, VIEW_ALIGNMENT};
+use crate::gpu::{Class, Family, Gpu, Tensor, VIEW_ALIGNMENT};
 use crate::kernels::attention_parts::partial_len;
+use crate::kernels::matvec_dots;
 use crate::kernels::moments::moments_len;
+use crate::kernels::operand::Operand;
 use crate::kv::{MOST_TIERS, Role};
 
 /// Rows that the wide intermediate activations are computed for at a time; it bounds both memory and the time
@@ -143,6 +145,8 @@ pub struct DecodeScratch {
     pub(super) hidden: Tensor<f32>,
     /// What a product with many rows reads, where there may be many. `[sequences, width]`
     pub(super) normed: Option<Tensor<f32>>,
+    /// What products by packed dot products read, where those serve.
+    pub(super) operands: Option<Operands>,
     pub(super) qkv: Tensor<f32>,
     pub(super) q: Tensor<f32>,
     pub(super) partial: Tensor<f32>,
@@ -170,10 +174,12 @@ impl DecodeScratch {
         let heads = config.heads;
         let f = |label: &str, len: usize| gpu.tensor::<f32>(Class::Scratch, label, sequences * len);
         let strides = Strides::new(gpu, config, sequences, capacity);
+        let operands = Operands::serve(gpu, sequences).then(|| Operands::new(gpu, config, sequences));
         Self {
             sequences,
             hidden: f("hidden", config.width),
-            normed: (sequences > 1).then(|| f("normed", config.width)),
+            normed: (sequences > 1 && operands.is_none()).then(|| f("normed", config.width)),
+            operands,
             qkv: f("qkv", heads.qkv_width()),
             q: f("q", strides.q),
             partial: f("partial", strides.partial),
@@ -198,7 +204,8 @@ impl DecodeScratch {
         let dense = 2 * config.width + heads.qkv_width() + heads.q_width() + config.ffn + config.vocab;
         let largest = strides.partial.max(strides.weights).max(config.ffn).max(config.vocab);
         let total = sequences * (strided + dense) + heads.kv * capacity;
-        (4 * total as u64, 4 * (sequences * largest) as u64)
+        let operands = if Operands::serve(gpu, sequences) { Operands::bytes(config, sequences) } else { 0 };
+        (4 * total as u64 + operands, 4 * (sequences * largest) as u64)
     }
 
     /// True when rows may leave pools of `capacity` rows.
@@ -209,6 +216,37 @@ impl DecodeScratch {
     /// The scores of one sequence's token. `[query heads, rows]`
     pub(super) fn scores_of(&self, sequence: usize) -> Tensor<f32> {
         self.weights.view(sequence * self.weights_stride, self.weights_stride)
+    }
+}
+
+/// The activations of a decode step as packed dot products read them.
+#[derive(Debug)]
+pub(super) struct Operands {
+    /// The residual stream times the weights of the norm that comes next.
+    pub stream: Operand,
+    /// Attention's output.
+    pub attended: Operand,
+    /// Inside the feed-forward part.
+    pub inner: Operand,
+}
+
+impl Operands {
+    /// True where steps of so many sequences multiply by packed dot products.
+    fn serve(gpu: &Gpu, sequences: usize) -> bool {
+        gpu.tuning().family == Family::Groups && gpu.tuning().planes > 0 && sequences <= matvec_dots::MOST
+    }
+
+    fn new(gpu: &Gpu, config: &Config, sequences: usize) -> Self {
+        let [stream, attended, inner] = Self::widths(config).map(|width| Operand::new(gpu, sequences, width));
+        Self { stream, attended, inner }
+    }
+
+    fn bytes(config: &Config, sequences: usize) -> u64 {
+        Self::widths(config).map(|width| Operand::bytes(sequences, width)).iter().sum()
+    }
+
+    fn widths(config: &Config) -> [usize; 3] {
+        [config.width, config.heads.q_width(), config.ffn]
     }
 }
 
