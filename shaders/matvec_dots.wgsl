@@ -44,18 +44,22 @@ const PLANES = 1u;
 var<workgroup> outputs: array<f32, 32u * COLUMNS>;
 #endif
 
+
 fn team_sum(value: f32) -> f32 {
     var sum = value;
     for (var span = 1u; span < TEAM; span *= 2u) { sum += subgroupShuffleXor(sum, span); }
     return sum;
 }
 
-// One over the root mean square of a column of what the operand was made from.
-fn norm(column: u32, member: u32) -> f32 {
+// One over the root mean square of what a column of the operand was made from, `square` being this lane's share of it. Rows
+// of halves need no steps, so that nothing is added up with them.
+fn norm(column: u32, member: u32, square: f32) -> f32 {
 #ifdef NORM
-    var square = 0.0;
-    for (var g = member; g < GROUPS; g += TEAM) { square += steps[column * GROUPS + g].z; }
-    return inverseSqrt(team_sum(square) / f32(params.cols) + params.epsilon);
+    var total = square;
+#ifdef F16
+    for (var g = member; g < GROUPS; g += TEAM) { total += steps[column * GROUPS + g].z; }
+#endif
+    return inverseSqrt(team_sum(total) / f32(params.cols) + params.epsilon);
 #else
     return 1.0;
 #endif
@@ -70,8 +74,25 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let top = group.z * COLUMNS;
 #repeat c #{COLUMNS}
     let column_#{c} = min(top + #{c}u, params.count - 1u);
-    let scale_#{c} = norm(column_#{c}, member);
 #end
+#ifdef OPERAND
+    // At the end eight lanes a column hold the group, a quad each. What they need then is under way from here on.
+    let column = lane / 8u;
+    let first_output = place * 32u + lane % 8u * 4u;
+#endif
+#ifdef ADD
+    let to = (top + column) * params.stride + params.first + first_output;
+    var old = vec4<f32>();
+    var weights = vec4<f32>();
+    if column < min(COLUMNS, params.count - top) {
+#repeat i 4
+        if first_output + #{i}u < params.rows {
+            old[#{i}] = stream[to + #{i}u];
+            weights[#{i}] = weight[params.first + first_output + #{i}u];
+        }
+#end
+    }
+#endif
 #ifdef OPERAND
     for (var turn = team; turn < 32u; turn += TEAMS) {
         let output = place * 32u + turn;
@@ -91,6 +112,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #endif
 #repeat c #{COLUMNS}
         var sum_#{c} = 0.0;
+        var square_#{c} = 0.0;
 #ifdef SWIGLU
         var up_#{c} = 0.0;
 #endif
@@ -114,15 +136,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             if i + #{j}u * TEAM < UNITS {
 #endif
 #repeat c #{COLUMNS}
-                sum_#{c} = product(w_#{j}, column_#{c}, i_#{j}, sum_#{c});
+                let step_#{c} = step_of(column_#{c}, i_#{j});
+                sum_#{c} = product(w_#{j}, column_#{c}, i_#{j}, step_#{c}, sum_#{c});
+                square_#{c} += step_#{c}.z;
 #ifdef SWIGLU
-                up_#{c} = product(u_#{j}, column_#{c}, i_#{j}, up_#{c});
+                up_#{c} = product(u_#{j}, column_#{c}, i_#{j}, step_#{c}, up_#{c});
 #endif
 #end
             }
 #end
         }
 #repeat c #{COLUMNS}
+        let scale_#{c} = norm(column_#{c}, member, square_#{c});
         let result_#{c} = team_sum(sum_#{c}) * scale_#{c};
 #ifdef SWIGLU
         let gated_#{c} = result_#{c} / (1.0 + exp(-result_#{c})) * (team_sum(up_#{c}) * scale_#{c});
@@ -140,30 +165,25 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
 #ifdef OPERAND
     workgroupBarrier();
-    // Eight lanes a column hold the group now, a quad each.
-    let column = lane / 8u;
     if column >= min(COLUMNS, params.count - top) { return; }
-    let eighth = lane % 8u;
-    let at = column * 32u + eighth * 4u;
+    let at = column * 32u + lane % 8u * 4u;
     var quad = vec4<f32>(outputs[at], outputs[at + 1u], outputs[at + 2u], outputs[at + 3u]);
     var squares = 0.0;
-    let output = place * 32u + eighth * 4u;
-#repeat i 4
-#ifdef SWIGLU
-    if output + #{i}u >= params.rows / 2u { quad[#{i}] = 0.0; }
-#endif
 #ifdef ADD
-    if output + #{i}u < params.rows {
-        let to = (top + column) * params.stride + params.first + output + #{i}u;
-        let whole = stream[to] + quad[#{i}];
-        stream[to] = whole;
-        squares = fma(whole, whole, squares);
-        quad[#{i}] = whole * weight[params.first + output + #{i}u];
-    } else {
-        quad[#{i}] = 0.0;
+    quad += old;
+#repeat i 4
+    if first_output + #{i}u < params.rows {
+        stream[to + #{i}u] = quad[#{i}];
+        squares = fma(quad[#{i}], quad[#{i}], squares);
     }
-#endif
 #end
-    store_group(top + column, params.to_groups, params.first / 32u + place, eighth, quad, squares);
+    // Past the last output the weights are zeros.
+    quad *= weights;
+#else
+#repeat i 4
+    if first_output + #{i}u >= params.rows / 2u { quad[#{i}] = 0.0; }
+#end
+#endif
+    store_group(top + column, params.to_groups, params.first / 32u + place, lane % 8u, quad, squares);
 #endif
 }

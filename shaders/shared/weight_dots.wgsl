@@ -12,7 +12,9 @@ struct Unit { words: vec4<u32> }
 
 fn unit(at: u32) -> Unit { return Unit(words[at]); }
 
-fn product(w: Unit, column: u32, i: u32, sum: f32) -> f32 {
+fn step_of(column: u32, i: u32) -> vec4<f32> { return vec4<f32>(); }
+
+fn product(w: Unit, column: u32, i: u32, step: vec4<f32>, sum: f32) -> f32 {
     let at = column * 8u * GROUPS + 2u * i;
     let low = bitcast<vec4<f32>>(x[at]);
     let high = bitcast<vec4<f32>>(x[at + 1u]);
@@ -49,13 +51,14 @@ fn dots(w: Unit, a: vec4<u32>, b: vec4<u32>) -> i32 {
 const MIDDLE = 0.0;
 #endif
 
-fn product(w: Unit, column: u32, g: u32, sum: f32) -> f32 {
+fn step_of(column: u32, g: u32) -> vec4<f32> { return steps[column * GROUPS + g]; }
+
+fn product(w: Unit, column: u32, g: u32, step: vec4<f32>, sum: f32) -> f32 {
     let at = column * 2u * PLANES * GROUPS + g;
     var total = dots(w, x[at], x[at + GROUPS]);
 #ifdef TWO_PLANES
     total = 256 * total + dots(w, x[at + 2u * GROUPS], x[at + 3u * GROUPS]);
 #endif
-    let step = steps[column * GROUPS + g];
     let scale = unpack2x16float(w.scale);
     return fma(scale.x * step.x, f32(total), fma(fma(scale.x, MIDDLE, scale.y), step.y, sum));
 }

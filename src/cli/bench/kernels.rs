@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use benben::gpu::{Class, Recorder, Tensor};
+use benben::gpu::{Class, Family, Recorder, Tensor};
 use benben::kernels::attention_decode::{Attended, attention_decode};
 use benben::kernels::attention_parts::{Attend, partial_len};
 use benben::kernels::attention_prefill::attention_prefill;
@@ -15,6 +15,9 @@ use benben::kernels::kv_row::{Basis, KvRows};
 use benben::kernels::matmul::{Rows, matmul};
 use benben::kernels::matrix::{Epilogue, Matrix, Norm};
 use benben::kernels::matvec::matvec;
+use benben::kernels::matvec_dots::{MOST, To, matvec_dots};
+use benben::kernels::operand::{Code, Operand};
+use benben::kernels::quantise::quantise;
 use benben::kv::Format;
 use benben::{Gpu, KvBits, KvOptions, Model, Result};
 use serde::Serialize;
@@ -79,7 +82,7 @@ pub async fn run(args: &BenchArgs) -> Outcome {
         kernels: Vec::new(),
     };
     let mut bench = Bench { gpu, model: &model, report };
-    for sequences in [1, MANY] {
+    for sequences in [1, MOST, MANY] {
         bench.decode_products(sequences).await?;
     }
     for format in [Format::F16, Format::both(KvBits::Four)] {
@@ -128,8 +131,29 @@ impl Bench<'_> {
             let flop = matrices.iter().map(|m| 2 * (count * m.rows() * m.cols()) as u64).sum();
             let work = Work { bytes: matrices.iter().map(|m| m.bytes()).sum(), flop };
             let name = format!("decode {name}, {} x {count} x {rows} x {cols}", matrices.len());
+            let [from, next] =
+                [cols, epilogue.outputs(rows)].map(|width| Operand::new(self.gpu, count, width));
+            let (tuning, stream) = (self.gpu.tuning(), self.tensor(count * epilogue.outputs(rows)));
+            let (dots, code) = (
+                tuning.family == Family::Groups && tuning.planes > 0,
+                Code::of(tuning, matrices[0].format()),
+            );
+            let ones = self.tensor(epilogue.outputs(rows));
+            let to = match epilogue {
+                Epilogue::Store => To::Store(&out),
+                Epilogue::Add => To::Add { stream: &stream, weight: &ones, next: &next, code },
+                Epilogue::SwiGlu => To::SwiGlu { next: &next, code },
+            };
+            if dots && count <= MOST {
+                let mut rec = Recorder::new(self.gpu);
+                quantise(&mut rec, x.bind(), None, count, &from, code)?;
+                rec.submit();
+            }
             self.time(name, work, |rec| {
                 matrices.iter().try_for_each(|matrix| match count {
+                    _ if dots && count <= MOST => {
+                        matvec_dots(rec, matrix, &from, count, normed.then_some(1e-5), to)
+                    }
                     1 => matvec(rec, matrix, x.bind(), norm, epilogue, &out),
                     _ => matmul(rec, matrix, x.bind(), count, Rows::Batch { most: count }, epilogue, &out),
                 })
