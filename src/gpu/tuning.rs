@@ -16,6 +16,10 @@ pub struct Tuning {
     pub family: Family,
     /// Use subgroup operations where a kernel has such a variant.
     pub subgroups: bool,
+    /// Lanes of the device's smallest subgroups, a power of two; 0 where kernels must do without subgroup operations.
+    pub subgroup_lanes: u32,
+    /// `storageBarrier` orders what all workgroups see, not only its own: one that comes last may read what others left.
+    pub wide_barriers: bool,
     /// Keep weights in textures, for the kernels of [`Family::Lanes`].
     pub textures: bool,
     /// Multiply many rows on cooperative matrices, in halves. False until such a product was compared with its twin
@@ -43,11 +47,16 @@ impl Tuning {
     pub(super) fn for_device(info: &wgpu::AdapterInfo, device: &wgpu::Device) -> Self {
         // Software adapters run barriers as coroutines, which costs far more than the reads they save.
         let subgroups = device.features().contains(wgpu::Features::SUBGROUP);
+        let subgroup_lanes = if subgroups { info.subgroup_min_size } else { 0 };
+        // WGSL promises no such order. What naga writes for Vulkan has the scope of the device.
+        let wide_barriers = info.backend == wgpu::Backend::Vulkan;
         if info.device_type == wgpu::DeviceType::Cpu {
             // Here subgroups pass loaded values round, by eight.
             Self {
                 family: Family::Lanes,
                 subgroups: subgroups && info.subgroup_min_size >= 8,
+                subgroup_lanes,
+                wide_barriers,
                 // A gain on lavapipe; browsers were not measured.
                 textures: info.backend == wgpu::Backend::Vulkan
                     && device.limits().max_storage_textures_per_shader_stage >= 2,
@@ -60,6 +69,8 @@ impl Tuning {
             Self {
                 family: Family::Groups,
                 subgroups: wide,
+                subgroup_lanes,
+                wide_barriers,
                 textures: false,
                 matrix_units: false,
                 attention_splits: 16,

@@ -149,15 +149,19 @@ pub(super) mod testing {
     /// The same device, once for each kernel family that it can run.
     pub fn families() -> Vec<Gpu> {
         let gpu = gpu();
-        let base = Tuning { subgroups: false, textures: false, ..gpu.tuning() };
+        let base = Tuning { subgroups: false, subgroup_lanes: 0, textures: false, ..gpu.tuning() };
         let mut tunings = vec![
             Tuning { family: Family::Lanes, ..base },
             Tuning { family: Family::Lanes, textures: true, ..base },
             Tuning { family: Family::Groups, ..base },
         ];
         if gpu.tuning().subgroups {
-            let with = Tuning { subgroups: true, ..base };
-            tunings.extend([Tuning { family: Family::Groups, ..with }]);
+            let with = Tuning { subgroups: true, subgroup_lanes: gpu.tuning().subgroup_lanes, ..base };
+            tunings.extend([true, false].map(|wide_barriers| Tuning {
+                family: Family::Groups,
+                wide_barriers,
+                ..with
+            }));
             tunings.extend([false, true].map(|textures| Tuning { family: Family::Lanes, textures, ..with }));
         }
         if gpu.has_matrix_units() {
