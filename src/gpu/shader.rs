@@ -68,6 +68,7 @@ const SHARED: &[(&str, &str)] = &[
     ("kv_block", include_str!("../../shaders/shared/kv_block.wgsl")),
     ("kv_codes", include_str!("../../shaders/shared/kv_codes.wgsl")),
     ("kv_eight", include_str!("../../shaders/shared/kv_eight.wgsl")),
+    ("kv_raw", include_str!("../../shaders/shared/kv_raw.wgsl")),
     ("kv_row", include_str!("../../shaders/shared/kv_row.wgsl")),
     ("kv_steps", include_str!("../../shaders/shared/kv_steps.wgsl")),
     ("radix", include_str!("../../shaders/shared/radix.wgsl")),
