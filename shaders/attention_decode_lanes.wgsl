@@ -5,7 +5,7 @@
 // scaled score.
 // grid (workgroups, H / TILE, sequences): one lane per (stripe, TILE query heads of one KV head), so that a row is unpacked
 // once for all of them. Stripe s of S takes rows s, s + S, ... four at a time, one softmax update for the four.
-// A stripe is a part; with SUBGROUPS the eight stripes of a workgroup are one. With ONLY_PART that is the head's only one,
+// A stripe is a part; with SUBGROUPS the eight stripes of a workgroup are one. With WHOLE that is the head's only one,
 // and what comes out is out [H * hd], transformed back with V_ROTATED, and lse [H].
 
 #import attention_job
@@ -23,7 +23,7 @@ const EMPTY: f32 = -3.4e38;
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> book: array<u32>;
 @group(0) @binding(6) var<storage, read_write> logits: array<f32>;
-#ifdef ONLY_PART
+#ifdef WHOLE
 @group(0) @binding(7) var<storage, read_write> out: array<vec4<f32>>;
 @group(0) @binding(8) var<storage, read_write> lse: array<f32>;
 #else
@@ -31,10 +31,10 @@ const EMPTY: f32 = -3.4e38;
 #endif
 
 #ifdef SUBGROUPS
-// A part of a head, or with ONLY_PART the head's output.
+// A part of a head, or with WHOLE the head's output.
 fn leave(job: Job, part: u32, head: u32, sums: Row, top: f32, total: f32, lane: u32) {
     var row = sums;
-#ifdef ONLY_PART
+#ifdef WHOLE
 #ifdef V_ROTATED
     row = hadamard_of_eight(row, lane);
 #endif

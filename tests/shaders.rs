@@ -12,7 +12,7 @@ use naga::valid::{Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, 
 use naga::{AddressSpace, Module};
 
 fn uses_subgroups(key: &ShaderKey) -> bool {
-    key.to_string().contains("SUBGROUPS") || uses_matrices(key)
+    key.to_string().contains("SUBGROUPS") || key.stem() == "attention_decode_subgroups" || uses_matrices(key)
 }
 
 /// Cooperative matrices exist on Vulkan alone, as long as they are 16 by 16: naga has none for HLSL, and Metal's are 8 by
@@ -68,9 +68,9 @@ fn every_variant_stays_within_default_limits() {
         let storage = sizes(&module, |space| matches!(space, AddressSpace::Storage { .. })).len();
         assert!(storage <= 8, "{key}: {storage} storage buffers");
         let uniforms = sizes(&module, |space| space == AddressSpace::Uniform);
-        // Jobs of many sequences are a list of 64 bytes each at most.
+        // Jobs of many sequences are a list of 80 bytes each at most.
         let most = if module.global_variables.iter().any(|(_, v)| v.name.as_deref() == Some("jobs")) {
-            64 * MOST_JOBS as u32
+            80 * MOST_JOBS as u32
         } else {
             256
         };

@@ -1,5 +1,6 @@
 // attention_job: one token of one sequence in decode attention. `count` of `capacity` rows live; a head has `parts` parts,
-// of which this dispatch leaves `splits`; what ends in `_from` is where the sequence's values begin, in elements.
+// of which this dispatch leaves `splits`, from `first_part` on; what ends in `_from` is where the sequence's values begin,
+// in elements. `out_from` says it of the output, or else of this dispatch's first part.
 #import jobs
 
 struct Job {
@@ -19,6 +20,9 @@ struct Job {
     out_from: u32,
     lse_from: u32,
     logits_from: u32,
+    first_part: u32,
+    partials_from: u32,
+    arrived_from: u32,
 }
 
 @group(0) @binding(0) var<uniform> jobs: array<Job, JOBS>;

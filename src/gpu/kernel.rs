@@ -39,7 +39,7 @@ type Compile = Box<dyn FnOnce() -> wgpu::ComputePipeline>;
 /// Room for one dispatch's parameters: WebGPU's largest alignment of a dynamic uniform offset.
 pub(super) const PARAMS_BYTES: u64 = 256;
 /// The most that a job may take, and what a kernel that takes a list of them binds.
-pub(super) const JOB_BYTES: u64 = 64;
+pub(super) const JOB_BYTES: u64 = 80;
 pub(super) const JOBS_BYTES: u64 = JOB_BYTES * MOST_JOBS as u64;
 
 #[derive(Debug, Default)]

@@ -3,7 +3,8 @@
 //! Four directives, each alone on its line but the last:
 //! `#import name` pastes `shaders/shared/name.wgsl` (once), `#ifdef NAME` / `#else` / `#endif` choose by the
 //! presence of a define, `#repeat i COUNT` / `#end` paste what is between them for `i` = 0, 1, ..., and `#{NAME}`
-//! anywhere becomes the value of a define or of such an `i`. What is repeated so may be a name as well: `sum_#{i}`.
+//! anywhere becomes the value of a define or of such an `i`. What is repeated so may be a name as well: `sum_#{i}`, or
+//! the end of a define's: `#{COUNT_#{i}}`.
 //! Some values, cooperative matrices above all, stay in registers only if each is a variable of its own.
 
 use std::collections::BTreeMap;
@@ -67,6 +68,7 @@ const SHARED: &[(&str, &str)] = &[
     ("kv_block", include_str!("../../shaders/shared/kv_block.wgsl")),
     ("kv_codes", include_str!("../../shaders/shared/kv_codes.wgsl")),
     ("kv_eight", include_str!("../../shaders/shared/kv_eight.wgsl")),
+    ("kv_raw", include_str!("../../shaders/shared/kv_raw.wgsl")),
     ("kv_row", include_str!("../../shaders/shared/kv_row.wgsl")),
     ("kv_steps", include_str!("../../shaders/shared/kv_steps.wgsl")),
     ("operand", include_str!("../../shaders/shared/operand.wgsl")),
@@ -177,6 +179,14 @@ impl Paste<'_> {
         let mut rest = line;
         while let Some((before, after)) = rest.split_once("#{") {
             let (name, tail) = after.split_once('}')?;
+            // A name may end with a counter: `#{LEFT_#{i}}`.
+            let (name, tail) = match name.split_once("#{") {
+                Some((stem, counter)) => {
+                    (format!("{stem}{}", counters.get(counter)?), tail.strip_prefix('}')?)
+                }
+                None => (name.to_owned(), tail),
+            };
+            let name = name.as_str();
             let value = counters.get(name).or_else(|| self.key.defines.get(name))?;
             out.push_str(before);
             out.push_str(&value.to_string());
@@ -264,6 +274,9 @@ mod tests {
         assert_eq!(twice, "x_00\nx_01\nx_10\nx_11\nz\n");
         assert_eq!(assemble(&key(text).with("N", 1).with("X", 1)).unwrap(), "x_00\ny\nx_01\ny\nz\n");
         assert_eq!(assemble(&key("#ifdef X\n#repeat i 2\nx\n#end\n#endif\nz")).unwrap(), "z\n");
+        let counted = "#repeat i 2\n#repeat j #{N_#{i}}\nx_#{i}#{j}\n#end\n#end";
+        let counted = assemble(&key(counted).with("N_0", 2).with("N_1", 1)).unwrap();
+        assert_eq!(counted, "x_00\nx_01\nx_10\n");
     }
 
     #[test]

@@ -16,12 +16,13 @@ pub struct Tuning {
     pub family: Family,
     /// Use subgroup operations where a kernel has such a variant.
     pub subgroups: bool,
-    /// Lanes of the device's narrowest subgroups: what kernels may take for granted that they exchange values between. 0
-    /// without subgroups.
+    /// Lanes of the device's smallest subgroups, a power of two; 0 where kernels must do without subgroup operations.
     pub subgroup_lanes: u32,
     /// Decode products multiply activations of 8 bits, in so many planes (1 or 2), by packed dot products of integers. 0 where
     /// the device has none, or none that is an instruction of its own: then products are of f32.
     pub planes: u32,
+    /// `storageBarrier` orders what all workgroups see, not only its own: one that comes last may read what others left.
+    pub wide_barriers: bool,
     /// Keep weights in textures, for the kernels of [`Family::Lanes`].
     pub textures: bool,
     /// Multiply many rows on cooperative matrices, in halves. False until such a product was compared with its twin
@@ -50,6 +51,8 @@ impl Tuning {
         // Software adapters run barriers as coroutines, which costs far more than the reads they save.
         let subgroups = device.features().contains(wgpu::Features::SUBGROUP);
         let subgroup_lanes = if subgroups { info.subgroup_min_size } else { 0 };
+        // WGSL promises no such order. What naga writes for Vulkan has the scope of the device.
+        let wide_barriers = info.backend == wgpu::Backend::Vulkan;
         if info.device_type == wgpu::DeviceType::Cpu {
             // Here subgroups pass loaded values round, by eight.
             Self {
@@ -57,6 +60,7 @@ impl Tuning {
                 subgroups: subgroup_lanes >= 8,
                 subgroup_lanes,
                 planes: 0,
+                wide_barriers,
                 // A gain on lavapipe; browsers were not measured.
                 textures: info.backend == wgpu::Backend::Vulkan
                     && device.limits().max_storage_textures_per_shader_stage >= 2,
@@ -71,6 +75,7 @@ impl Tuning {
                 subgroups: wide,
                 subgroup_lanes,
                 planes: if subgroup_lanes >= 8 && has_packed_dots(info) { 2 } else { 0 },
+                wide_barriers,
                 textures: false,
                 matrix_units: false,
                 attention_splits: 16,

@@ -1,12 +1,13 @@
 //! Attention of one query token of each sequence over the live rows of a layer's cache, as they are packed.
 //!
 //! The rows of a head are split into parts that run side by side (flash decoding); each leaves its unnormalised
-//! sum of values, its maximum and its sum of weights, and [`mod@super::attention_merge`] joins them. Where a head has one
-//! part only and the lanes of a workgroup can join theirs, the output comes out at once.
+//! sum of values, its maximum and its sum of weights, and [`mod@super::attention_merge`] joins them. The output comes out
+//! at once where a head has one part only and the lanes of a workgroup can join theirs, and where the workgroup that comes
+//! last can join what the others left.
 //! Rows are unpacked inside the loop, from words straight into registers.
 
 use super::attention_merge::{Merge, attention_merge};
-use super::attention_parts::{Attend, Flags, Job, Parts, partial_len, split};
+use super::attention_parts::{Attend, Flags, Job, Parts, Which, partial_len, split};
 use super::attention_prefill;
 use super::check::{Check, Noise, poisoned};
 use super::jobs::groups;
@@ -14,9 +15,8 @@ use super::kv_code::{KvBits, hadamard};
 use super::kv_memory::KvArena;
 use super::kv_row::{Format, Heads, KvRows};
 use super::kv_sample::Sample;
-use super::{attention_decode_groups as split_groups, attention_decode_lanes as lanes};
 use crate::Result;
-use crate::gpu::{Class, Family, Gpu, Recorder, ShaderKey, Tensor};
+use crate::gpu::{Class, Gpu, Recorder, ShaderKey, Tensor};
 
 /// What a kernel that imports `kv_eight` is compiled for.
 pub(super) fn format_key(base: ShaderKey, head_dim: usize, format: Format) -> ShaderKey {
@@ -31,23 +31,23 @@ pub(super) fn format_key(base: ShaderKey, head_dim: usize, format: Format) -> Sh
 }
 
 fn key(base: ShaderKey, head_dim: usize, format: Format, flags: Flags) -> ShaderKey {
-    let Flags { store_logits, merged, only_part } = flags;
+    let Flags { store_logits, merged, whole } = flags;
     format_key(base, head_dim, format)
         .flag("STORE_LOGITS", store_logits)
         .flag("BIASED", merged)
-        .flag("ONLY_PART", only_part.is_some())
-        .flag("V_ROTATED", only_part == Some(true))
+        .flag("WHOLE", whole.is_some())
+        .flag("V_ROTATED", whole == Some(true))
 }
 
-/// The variants of one family: every pair of widths on SmolLM2's heads, one with logits, one of merged rows, and where
-/// lanes join their parts, one for each kind of output.
-pub(super) fn variants_of(base: fn(Heads) -> ShaderKey, joins: bool) -> Vec<ShaderKey> {
+/// The variants of one kernel: every pair of widths on SmolLM2's heads, one with logits, one of merged rows, and where
+/// the output can come out, one for each kind of it.
+pub(super) fn variants_of(base: fn(Heads) -> ShaderKey, wholes: bool) -> Vec<ShaderKey> {
     let heads = Heads { query: 9, kv: 3, dim: 64 };
     let of = |k, v, flags| key(base(heads), heads.dim, Format { k, v }, flags);
     let (plain, four) = (Flags::default(), KvBits::Four);
     let pairs = KvBits::ALL.into_iter().flat_map(|k| KvBits::ALL.map(|v| of(k, v, plain)));
-    let only = [true, false].into_iter().filter(|_| joins);
-    let only = only.map(|rotated| of(four, four, Flags { only_part: Some(rotated), ..plain }));
+    let only = [true, false].into_iter().filter(|_| wholes);
+    let only = only.map(|rotated| of(four, four, Flags { whole: Some(rotated), ..plain }));
     let others = [
         of(KvBits::Eight, four, Flags { store_logits: true, ..plain }),
         of(four, four, Flags { merged: true, ..plain }),
@@ -66,6 +66,8 @@ pub struct Attended<'a> {
     pub out: &'a Tensor<f32>,
     /// `[H]` a token.
     pub lse: &'a Tensor<f32>,
+    /// `[H]` a token, in their order: workgroups that are done with their rows. Zero at first, and zero again when all are.
+    pub arrived: &'a Tensor<u32>,
 }
 
 /// Records attention of each token over its live rows.
@@ -80,25 +82,24 @@ pub fn attention_decode(
     to: Attended<'_>,
 ) -> Result<()> {
     let tuning = rec.gpu().tuning();
-    let parts: Vec<Parts<'_>> = tokens.iter().flat_map(|token| split(tuning, token)).collect();
+    let which = Which::of(tuning);
+    let numbered = tokens.iter().enumerate();
+    let parts: Vec<Parts<'_>> =
+        numbered.flat_map(|(at, token)| split(tuning, token, (at, tokens.len()))).collect();
     let alike = |a: &Parts<'_>, b: &Parts<'_>| a.flags() == b.flags() && a.rows.beside(b.rows);
     for group in groups(&parts, alike) {
         let (KvRows { heads, format, .. }, flags) = (group[0].rows, group[0].flags());
         let splits = group.iter().map(|parts| parts.splits).max().unwrap_or(0) as u32;
-        let (base, grid) = match tuning.family {
-            Family::Lanes => {
-                (lanes::key(*heads, tuning.subgroups), lanes::grid(*heads, tuning.subgroups, splits))
-            }
-            Family::Groups => (split_groups::key(*heads), split_groups::grid(*heads, splits)),
-        };
-        let kernel = rec.gpu().kernel(&key(base, heads.dim, *format, flags))?;
-        let jobs: Vec<Job> = group.iter().map(|parts| parts.job(tuning.family, scale)).collect();
+        let kernel = rec.gpu().kernel(&key(which.key(*heads), heads.dim, *format, flags))?;
+        let jobs: Vec<Job> = group.iter().map(|parts| parts.job(which, scale)).collect();
         let [k, v, steps, book] = group[0].rows.buffers();
-        let mut bindings = vec![q.bind(), k, v, steps, book, to.logits.bind()];
-        match flags.only_part {
-            Some(_) => bindings.extend([to.out.bind(), to.lse.bind()]),
-            None => bindings.push(to.partial.bind()),
-        }
+        let mut bindings = vec![q.bind(), k, v, steps, book];
+        bindings.extend(match (flags.whole, which) {
+            (None, _) => vec![to.logits.bind(), to.partial.bind()],
+            (Some(_), Which::Subgroups(_)) => vec![to.partial.bind(), to.out.bind(), to.arrived.bind()],
+            (Some(_), _) => vec![to.logits.bind(), to.out.bind(), to.lse.bind()],
+        });
+        let grid = which.grid(*heads, splits);
         rec.dispatch_jobs(&kernel, &jobs, &bindings, grid)?;
     }
     let in_parts = parts.iter().filter(|parts| parts.first == 0 && !parts.whole);
@@ -120,7 +121,7 @@ async fn check(
     format: Format,
     rows: (usize, usize),
     sets: usize,
-    [store_logits, merged, twice]: [bool; 3],
+    [store_logits, merged, twice, wants_lse]: [bool; 4],
 ) -> Result<Vec<Check>> {
     let mut noise = Noise::new(29);
     // Two sequences of different lengths whose rows lie in the same buffers.
@@ -154,10 +155,16 @@ async fn check(
         // The second token's output has the first one's place.
         out_from: (1 - i) * heads.q_width(),
         lse_from: (1 - i) * heads.query,
+        wants_lse,
     });
     let mut rec = Recorder::new(gpu);
-    let to = Attended { partial: &partial, logits: &logits, out: &out, lse: &lse };
-    attention_decode(&mut rec, &device_q, scale, &tokens.collect::<Vec<_>>(), to)?;
+    let arrived = gpu.tensor_with(Class::Scratch, "arrived", &vec![0; 2 * heads.query]);
+    let to = Attended { partial: &partial, logits: &logits, out: &out, lse: &lse, arrived: &arrived };
+    let tokens = tokens.collect::<Vec<_>>();
+    // The second time finds what the first one left.
+    attention_decode(&mut rec, &device_q, scale, &tokens, to)?;
+    attention_decode(&mut rec, &device_q, scale, &tokens, to)?;
+    let got_arrived = rec.read(&arrived, 0, arrived.len());
     let (got_out, got_lse) = (rec.read(&out, 0, out.len()), rec.read(&lse, 0, lse.len()));
     let (got_logits, got_partial) =
         (rec.read(&logits, 0, logits.len()), rec.read(&partial, 0, partial.len()));
@@ -165,7 +172,8 @@ async fn check(
 
     let (got_out, got_lse) = (got_out.await?, got_lse.await?);
     let (got_logits, got_partial) = (got_logits.await?, got_partial.await?);
-    let mut checks = Vec::new();
+    let label = format!("attention_decode {format:?}, {heads:?}, counters");
+    let mut checks = vec![Check::equal(label, &got_arrived.await?, &vec![0; 2 * heads.query])];
     for (i, ((sample, bias, q), (capacity, count))) in sequences.iter().zip(both).enumerate() {
         let rows = |all: &[f32], width: usize| [&all[..all.len().min(again(count) * width)], all].concat();
         let (k, v) = (rows(&sample.k, heads.kv_width()), rows(&sample.v, heads.kv_width()));
@@ -188,7 +196,7 @@ async fn check(
         }
         let label = format!(
             "attention_decode {count} of {capacity}, {format:?}, {heads:?}, {sets} sets, merged {merged}, twice {twice}, \
-             sequence {i}"
+             lse {wants_lse}, sequence {i}"
         );
         let own = |all: &[f32], width: usize, at: usize| all[at * width..][..width].to_vec();
         let [ahead, behind] = [i, i + 1].map(|at| &got_partial[at * (part_len + gap)..][..gap]);
@@ -197,15 +205,17 @@ async fn check(
         let lse = own(&got_lse, heads.query, 1 - i);
         checks.extend([
             Check::compare(label.clone() + ", out", &out, &want.out, 1e-4),
-            Check::compare(label.clone() + ", lse", &lse, &want.lse, 1e-4),
             Check::compare(
                 label.clone() + ", logits",
                 &own(&got_logits, want_logits.len(), i),
                 &want_logits,
                 1e-4,
             ),
-            Check::compare(label + ", other parts", &around, &vec![f32::NAN; 2 * gap], 0.0),
+            Check::compare(label.clone() + ", other parts", &around, &vec![f32::NAN; 2 * gap], 0.0),
         ]);
+        if store_logits || wants_lse {
+            checks.push(Check::compare(label + ", lse", &lse, &want.lse, 1e-4));
+        }
     }
     Ok(checks)
 }
@@ -225,10 +235,10 @@ pub(super) async fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
     let smollm2 = Heads { query: 9, kv: 3, dim: 64 };
     let of = |k, v| Format { k, v };
     let (eight, four, three) = (KvBits::Eight, KvBits::Four, KvBits::Three);
-    let mut out = check(gpu, smollm2, of(eight, four), (300, 211), 1, [true, true, false]).await?;
-    out.extend(check(gpu, smollm2, of(four, eight), (40, 5), 3, [false, true, true]).await?);
-    out.extend(check(gpu, smollm2, of(three, KvBits::Two), (90, 77), 3, [false; 3]).await?);
-    out.extend(check(gpu, Heads { query: 4, kv: 4, dim: 80 }, Format::F16, (70, 61), 1, [false; 3]).await?);
+    let mut out = check(gpu, smollm2, of(eight, four), (300, 211), 1, [true, true, false, false]).await?;
+    out.extend(check(gpu, smollm2, of(four, eight), (40, 5), 3, [false, true, true, false]).await?);
+    out.extend(check(gpu, smollm2, of(three, KvBits::Two), (90, 77), 3, [false; 4]).await?);
+    out.extend(check(gpu, Heads { query: 4, kv: 4, dim: 80 }, Format::F16, (70, 61), 1, [false; 4]).await?);
     Ok(out)
 }
 
@@ -236,9 +246,10 @@ pub(super) async fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
 mod tests {
     use super::super::check::testing::{assert_passed, families, formats};
     use super::*;
+    use crate::gpu::Tuning;
     use proptest::prelude::*;
 
-    fn agrees(heads: Heads, format: Format, rows: (usize, usize), sets: usize, flags: [bool; 3]) {
+    fn agrees(heads: Heads, format: Format, rows: (usize, usize), sets: usize, flags: [bool; 4]) {
         for gpu in families() {
             assert_passed(pollster::block_on(check(&gpu, heads, format, rows, sets, flags)));
         }
@@ -254,7 +265,7 @@ mod tests {
             format in formats(),
             rows in (1usize..500).prop_flat_map(|c| (Just(c), 1..=c)),
             per_head in any::<bool>(),
-            flags in any::<[bool; 3]>(),
+            flags in any::<[bool; 4]>(),
         ) {
             agrees(Heads { query: kv * group, kv, dim }, format, rows, if per_head { kv } else { 1 }, flags);
         }
@@ -263,10 +274,30 @@ mod tests {
     #[test]
     fn wide_odd_and_nearly_empty() {
         let four = Format::both(KvBits::Four);
-        agrees(Heads { query: 2, kv: 1, dim: 256 }, four, (90, 70), 1, [true, false, false]);
-        agrees(Heads { query: 3, kv: 3, dim: 80 }, Format::F16, (300, 299), 3, [true; 3]);
-        agrees(Heads { query: 3, kv: 1, dim: 64 }, Format::F16, (1, 1), 1, [true, true, false]);
+        agrees(Heads { query: 2, kv: 1, dim: 256 }, four, (90, 70), 1, [true, false, false, false]);
+        agrees(Heads { query: 3, kv: 3, dim: 80 }, Format::F16, (300, 299), 3, [true; 4]);
+        agrees(Heads { query: 3, kv: 1, dim: 64 }, Format::F16, (1, 1), 1, [true, true, false, false]);
         // Long enough for two parts whatever the kernel.
-        agrees(Heads { query: 2, kv: 1, dim: 96 }, four, (1100, 1090), 1, [false; 3]);
+        agrees(Heads { query: 2, kv: 1, dim: 96 }, four, (1100, 1090), 1, [false; 4]);
+        // More query heads than a workgroup serves at once.
+        agrees(Heads { query: 14, kv: 2, dim: 64 }, four, (300, 290), 2, [false; 4]);
+        agrees(Heads { query: 17, kv: 1, dim: 8 }, Format::F16, (9, 7), 1, [false, false, true, false]);
+    }
+
+    #[test]
+    fn more_parts_than_are_merged_at_once() {
+        let heads = Heads { query: 1, kv: 1, dim: 32 };
+        for gpu in families() {
+            let gpu = gpu.with_tuning(Tuning { attention_splits: 64, ..gpu.tuning() });
+            let eight = Format::both(KvBits::Eight);
+            assert_passed(pollster::block_on(check(
+                &gpu,
+                heads,
+                eight,
+                (4300, 4290),
+                1,
+                [false, false, true, false],
+            )));
+        }
     }
 }

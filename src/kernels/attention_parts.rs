@@ -1,8 +1,12 @@
 //! How decode attention is split: a token's rows by pools, and those of each pool by parts that run side by side.
 
+use super::kv_code::KvBits;
 use super::kv_row::{Heads, KvRows};
-use super::{attention_decode_groups as split_groups, attention_decode_lanes as lanes};
-use crate::gpu::{Family, Tuning};
+use super::{
+    attention_decode_groups as plain, attention_decode_lanes as lanes,
+    attention_decode_subgroups as subgroups,
+};
+use crate::gpu::{Family, ShaderKey, Tuning};
 
 /// One token of one sequence.
 #[derive(Debug, Clone)]
@@ -19,13 +23,16 @@ pub struct Attend<'a> {
     pub out_from: usize,
     /// and its log-sum-exp.
     pub lse_from: usize,
+    /// Whether that is wanted where no scores are; else it may come out or not.
+    pub wants_lse: bool,
 }
 
 impl<'a> Attend<'a> {
     /// The first token of all tensors, over rows of one pool.
     pub fn alone(rows: &'a KvRows, live: usize) -> Self {
         let pools = vec![(rows, live)];
-        Self { pools, q_from: 0, partials_from: 0, logits_from: None, out_from: 0, lse_from: 0 }
+        let logits_from = None;
+        Self { pools, q_from: 0, partials_from: 0, logits_from, out_from: 0, lse_from: 0, wants_lse: false }
     }
 }
 
@@ -34,14 +41,77 @@ pub fn partial_len(heads: Heads, parts: usize) -> usize {
     heads.query * parts * (heads.dim + 2)
 }
 
-/// Rows for which one more part pays; of parts that lanes join, so many that they take as long as one more dispatch.
-pub(super) fn part_rows(tuning: Tuning, heads: Heads) -> usize {
-    if joins(tuning, heads) { 1024 } else { 4 }
+/// The kernels of decode attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Which {
+    /// `attention_decode_lanes`, with or without subgroups.
+    Lanes(bool),
+    /// `attention_decode_groups`
+    Plain,
+    /// `attention_decode_subgroups`, on subgroups of so many lanes.
+    Subgroups(u32),
 }
 
-/// True where the lanes of a workgroup join their parts.
-fn joins(tuning: Tuning, heads: Heads) -> bool {
-    tuning.family == Family::Lanes && lanes::joins(heads, tuning.subgroups)
+impl Which {
+    pub fn of(tuning: Tuning) -> Self {
+        match tuning.family {
+            Family::Lanes => Self::Lanes(tuning.subgroups),
+            Family::Groups if tuning.subgroup_lanes < subgroups::FEWEST_LANES => Self::Plain,
+            Family::Groups => Self::Subgroups(tuning.subgroup_lanes),
+        }
+    }
+
+    pub fn key(self, heads: Heads) -> ShaderKey {
+        match self {
+            Self::Lanes(subgroups) => lanes::key(heads, subgroups),
+            Self::Plain => plain::key(heads),
+            Self::Subgroups(width) => subgroups::key(heads, width),
+        }
+    }
+
+    pub fn grid(self, heads: Heads, splits: u32) -> [u32; 2] {
+        match self {
+            Self::Lanes(subgroups) => lanes::grid(heads, subgroups, splits),
+            Self::Plain => plain::grid(heads, splits),
+            Self::Subgroups(width) => subgroups::grid(heads, width, splits),
+        }
+    }
+
+    /// True where the lanes of a workgroup of [`Family::Lanes`] join their parts.
+    fn joins(self, heads: Heads) -> bool {
+        matches!(self, Self::Lanes(subgroups) if lanes::joins(heads, subgroups))
+    }
+
+    /// Words of what the kernel loads at once.
+    fn element_words(self, bits: KvBits) -> u32 {
+        match self {
+            Self::Lanes(_) => lanes::element_words(bits),
+            Self::Plain => plain::element_words(bits),
+            Self::Subgroups(_) => subgroups::element_words(bits),
+        }
+    }
+}
+
+/// Rows for which one more part pays: of parts that lanes join, so many that they take as long as one more dispatch; of
+/// those of a workgroup of many subgroups, so many that all have work.
+pub(super) fn part_rows(tuning: Tuning, heads: Heads) -> usize {
+    match Which::of(tuning) {
+        which if which.joins(heads) => 1024,
+        Which::Subgroups(width) => subgroups::tile(heads, width),
+        _ => 4,
+    }
+}
+
+/// Workgroups of decode attention for each part that a device may split a head's rows into: eight KV heads fill it.
+const PART_WORKGROUPS: u32 = 8;
+
+/// The most parts of a head's rows in a step of `tokens` tokens: [`Tuning::attention_splits`]; where a workgroup has
+/// many subgroups, no more than fill the device once, because what comes after waits for the last one.
+fn most_parts(tuning: Tuning, heads: Heads, tokens: usize) -> usize {
+    let most = tuning.attention_splits;
+    let Which::Subgroups(width) = Which::of(tuning) else { return most as usize };
+    let workgroups = subgroups::workgroups(heads, width) as usize * tokens;
+    ((most * PART_WORKGROUPS) as usize / workgroups.max(1)).clamp(1, most as usize)
 }
 
 /// The parts of a head that one token's rows of one pool are split into.
@@ -53,23 +123,37 @@ pub(super) struct Parts<'a> {
     pub first: usize,
     pub splits: usize,
     pub total: usize,
-    /// True where the output comes out at once.
+    /// True where the output comes out of the dispatches themselves.
     pub whole: bool,
     logits_from: Option<usize>,
+    /// Where the token's counters begin.
+    arrived_from: usize,
 }
 
-/// The parts of each pool that has rows.
-pub(super) fn split<'a>(tuning: Tuning, token: &'a Attend<'a>) -> Vec<Parts<'a>> {
-    let most = tuning.attention_splits as usize;
-    let splits = |&(rows, live): &(&KvRows, usize)| live.div_ceil(part_rows(tuning, rows.heads)).min(most);
+/// The parts of each pool that has rows, of token number `at` of `tokens`.
+pub(super) fn split<'a>(
+    tuning: Tuning,
+    token: &'a Attend<'a>,
+    (at, tokens): (usize, usize),
+) -> Vec<Parts<'a>> {
+    let which = Which::of(tuning);
+    let splits = |&(rows, live): &(&KvRows, usize)| {
+        live.div_ceil(part_rows(tuning, rows.heads)).min(most_parts(tuning, rows.heads, tokens))
+    };
     let (total, last) = (token.pools.iter().map(splits).sum(), token.pools.len() - 1);
-    let whole = |rows: &KvRows| total == 1 && joins(tuning, rows.heads);
+    let merges = tuning.wide_barriers && token.logits_from.is_none() && !token.wants_lse;
+    let whole = |rows: &KvRows| match which {
+        Which::Lanes(_) => total == 1 && which.joins(rows.heads),
+        Which::Plain => false,
+        Which::Subgroups(_) => merges,
+    };
     let mut first = 0;
-    let part = |(at, pool): (usize, &(&'a KvRows, usize))| {
-        let (logits_from, splits) = (token.logits_from.filter(|_| at == last), splits(pool));
+    let part = |(place, pool): (usize, &(&'a KvRows, usize))| {
+        let (logits_from, splits) = (token.logits_from.filter(|_| place == last), splits(pool));
         let (rows, count, whole) = (pool.0, pool.1, whole(pool.0));
         first += splits;
-        Parts { token, rows, count, first: first - splits, splits, total, whole, logits_from }
+        let arrived_from = at * rows.heads.query;
+        Parts { token, rows, count, first: first - splits, splits, total, whole, logits_from, arrived_from }
     };
     token.pools.iter().enumerate().map(part).filter(|parts| parts.splits > 0).collect()
 }
@@ -79,16 +163,12 @@ impl Parts<'_> {
         Flags {
             store_logits: self.logits_from.is_some(),
             merged: self.rows.merged,
-            only_part: self.whole.then_some(self.rows.basis.v_rotated),
+            whole: self.whole.then_some(self.rows.basis.v_rotated),
         }
     }
 
-    pub fn job(&self, family: Family, scale: f32) -> Job {
+    pub fn job(&self, which: Which, scale: f32) -> Job {
         let KvRows { heads, format, .. } = self.rows;
-        let words = match family {
-            Family::Lanes => lanes::element_words,
-            Family::Groups => split_groups::element_words,
-        };
         let [k, v, steps_from, book_from] = self.rows.origins();
         let partials_from = self.token.partials_from + self.first * (heads.dim + 2);
         Job {
@@ -101,13 +181,16 @@ impl Parts<'_> {
             parts: self.total as u32,
             scale,
             q_from: (self.token.q_from / 4) as u32,
-            k_from: k / words(format.k),
-            v_from: v / words(format.v),
+            k_from: k / which.element_words(format.k),
+            v_from: v / which.element_words(format.v),
             steps_from,
             book_from,
             out_from: if self.whole { self.token.out_from } else { partials_from } as u32,
             lse_from: self.token.lse_from as u32,
             logits_from: self.logits_from.unwrap_or(0) as u32,
+            first_part: self.first as u32,
+            partials_from: self.token.partials_from as u32,
+            arrived_from: self.arrived_from as u32,
         }
     }
 }
@@ -117,8 +200,8 @@ impl Parts<'_> {
 pub(super) struct Flags {
     pub store_logits: bool,
     pub merged: bool,
-    /// The output of a head's only part, of transformed values or not.
-    pub only_part: Option<bool>,
+    /// The output comes out, of transformed values or not, and no parts to be merged.
+    pub whole: Option<bool>,
 }
 
 #[repr(C)]
@@ -140,4 +223,7 @@ pub(super) struct Job {
     out_from: u32,
     lse_from: u32,
     logits_from: u32,
+    first_part: u32,
+    partials_from: u32,
+    arrived_from: u32,
 }

@@ -151,15 +151,20 @@ pub(super) mod testing {
     /// The same device, once for each kernel family that it can run.
     pub fn families() -> Vec<Gpu> {
         let gpu = gpu();
-        let base = Tuning { subgroups: false, textures: false, planes: 0, ..gpu.tuning() };
+        let base = Tuning { subgroups: false, subgroup_lanes: 0, textures: false, planes: 0, ..gpu.tuning() };
         let mut tunings = vec![
             Tuning { family: Family::Lanes, ..base },
             Tuning { family: Family::Lanes, textures: true, ..base },
             Tuning { family: Family::Groups, ..base },
         ];
         if gpu.tuning().subgroups {
-            let with = Tuning { subgroups: true, ..base };
-            tunings.extend([0, 1, 2].map(|planes| Tuning { family: Family::Groups, planes, ..with }));
+            let with = Tuning { subgroups: true, subgroup_lanes: gpu.tuning().subgroup_lanes, ..base };
+            tunings.extend([(true, 2), (false, 1)].map(|(wide_barriers, planes)| Tuning {
+                family: Family::Groups,
+                wide_barriers,
+                planes,
+                ..with
+            }));
             tunings.extend([false, true].map(|textures| Tuning { family: Family::Lanes, textures, ..with }));
         }
         if gpu.has_matrix_units() {

@@ -8,6 +8,7 @@ pub mod accumulate;
 pub mod attention_decode;
 pub mod attention_decode_groups;
 pub mod attention_decode_lanes;
+pub mod attention_decode_subgroups;
 pub mod attention_merge;
 pub mod attention_parts;
 pub mod attention_prefill;
@@ -71,10 +72,11 @@ use crate::gpu::ShaderKey;
 
 /// One variant at least of every way in which a shader can be assembled, for validation without a device.
 pub fn variants() -> Vec<ShaderKey> {
-    let kernels: [fn() -> Vec<ShaderKey>; 40] = [
+    let kernels: [fn() -> Vec<ShaderKey>; 41] = [
         accumulate::variants,
         attention_decode_groups::variants,
         attention_decode_lanes::variants,
+        attention_decode_subgroups::variants,
         attention_merge::variants,
         attention_prefill_groups::variants,
         attention_prefill_lanes::variants,

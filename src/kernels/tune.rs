@@ -70,8 +70,9 @@ pub async fn tune(gpu: &Gpu) -> Result<Tuned> {
     let f32s = |len: usize| gpu.tensor::<f32>(Class::Scratch, "tuning", len);
     let (q, partial, out) = (f32s(heads.q_width()), f32s(partial_len(heads, most)), f32s(heads.q_width()));
     let (lse, logits) = (f32s(heads.query), f32s(0));
+    let arrived = gpu.tensor(Class::Scratch, "tuning", heads.query);
     let attention_splits = race(gpu, &tunings, |rec| {
-        let to = Attended { partial: &partial, logits: &logits, out: &out, lse: &lse };
+        let to = Attended { partial: &partial, logits: &logits, out: &out, lse: &lse, arrived: &arrived };
         attention_decode(rec, &q, 1.0, &[Attend::alone(&rows, live)], to)
     })
     .await?;

@@ -181,10 +181,12 @@ impl Model {
                     .then_some(i * d.weights_stride),
                 out_from: i * self.config.heads.q_width(),
                 lse_from: i * d.lse_stride,
+                wants_lse: row.asks,
             }
         };
         let tokens: Vec<_> = rows.iter().enumerate().map(token).collect();
-        let to = Attended { partial: &d.partial, logits: &d.weights, out: &d.attended, lse: &d.lse };
+        let DecodeScratch { partial, weights: logits, attended: out, lse, arrived, .. } = d;
+        let to = Attended { partial, logits, out, lse, arrived };
         attention_decode(rec, &d.q, self.attention_scale(), &tokens, to)
     }
 

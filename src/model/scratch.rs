@@ -152,6 +152,8 @@ pub struct DecodeScratch {
     pub(super) partial: Tensor<f32>,
     pub(super) attended: Tensor<f32>,
     pub(super) lse: Tensor<f32>,
+    /// What attention counts in, zero between its dispatches. `[sequences, query heads]`
+    pub(super) arrived: Tensor<u32>,
     pub(super) inner: Tensor<f32>,
     /// Scaled attention scores by head and table index, when a policy thins by them.
     pub(super) weights: Tensor<f32>,
@@ -185,6 +187,7 @@ impl DecodeScratch {
             partial: f("partial", strides.partial),
             attended: f("attended", heads.q_width()),
             lse: f("lse", strides.lse),
+            arrived: gpu.tensor(Class::Scratch, "arrived", sequences * heads.query),
             inner: f("inner", config.ffn),
             weights: f("attention scores", strides.weights),
             q_stride: strides.q,
@@ -201,7 +204,8 @@ impl DecodeScratch {
     pub fn bytes(gpu: &Gpu, config: &Config, sequences: usize, capacity: usize) -> (u64, u64) {
         let (heads, strides) = (config.heads, Strides::new(gpu, config, sequences, capacity));
         let strided = strides.q + strides.partial + strides.lse + strides.weights;
-        let dense = 2 * config.width + heads.qkv_width() + heads.q_width() + config.ffn + config.vocab;
+        let dense =
+            2 * config.width + heads.qkv_width() + heads.q_width() + heads.query + config.ffn + config.vocab;
         let largest = strides.partial.max(strides.weights).max(config.ffn).max(config.vocab);
         let total = sequences * (strided + dense) + heads.kv * capacity;
         let operands = if Operands::serve(gpu, sequences) { Operands::bytes(config, sequences) } else { 0 };

@@ -174,13 +174,15 @@ impl Bench<'_> {
         let (q, out) = (self.tensor(heads.q_width()), self.tensor(heads.q_width()));
         let (partial, lse) = (self.tensor(partial_len(heads, splits)), self.tensor(heads.query));
         let logits = self.tensor(0);
+        let arrived = self.gpu.tensor(Class::Scratch, "arrived", heads.query);
         let rows = (layers * count) as u64;
         let work =
             Work { bytes: rows * format.bytes_per_token(heads), flop: rows * 4 * heads.q_width() as u64 };
         let name = format!("decode attention, {layers} x {count} rows of {} bits", format.k.bits());
         self.time(name, work, |rec| {
             pools.iter().try_for_each(|rows| {
-                let to = Attended { partial: &partial, logits: &logits, out: &out, lse: &lse };
+                let to =
+                    Attended { partial: &partial, logits: &logits, out: &out, lse: &lse, arrived: &arrived };
                 attention_decode(rec, &q, 1.0, &[Attend::alone(rows, count)], to)
             })
         })
