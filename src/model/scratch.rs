@@ -2,7 +2,9 @@
 
 use super::Config;
 use crate::gpu::{Class, Gpu, Tensor, VIEW_ALIGNMENT};
+use crate::kernels::activations::Activations;
 use crate::kernels::attention_parts::partial_len;
+use crate::kernels::matmul::{Rows, slices_len};
 use crate::kernels::moments::moments_len;
 use crate::kv::{MOST_TIERS, Role};
 
@@ -52,11 +54,13 @@ pub struct PrefillScratch {
     /// What is added to the logits of earlier rows. `[prefix, kv heads]`
     pub(super) bias: Tensor<f32>,
     /// `[CHUNK, width]`
-    pub(super) normed: Tensor<f32>,
+    pub(super) normed: Activations,
     /// `[CHUNK, qkv width]`
     pub(super) qkv: Tensor<f32>,
     /// `[CHUNK, ffn]`
-    pub(super) inner: Tensor<f32>,
+    pub(super) inner: Activations,
+    /// What a product needs beside its outputs.
+    pub(super) slices: Tensor<f32>,
 }
 
 /// Lengths of a prefill's tensors, in words of four bytes.
@@ -112,13 +116,15 @@ impl PrefillScratch {
             moments: f("moments", n.moments),
             index: std::array::from_fn(|_| u("index", n.scores)),
             bias: f("bias", prefix * config.heads.kv),
-            normed: f("normed", n.chunk * config.width),
+            normed: Activations::new(gpu, "normed", n.chunk * config.width, Rows::Block),
             qkv: f("qkv", n.chunk * config.heads.qkv_width()),
-            inner: f("inner", n.chunk * config.ffn),
+            inner: Activations::new(gpu, "inner", n.chunk * config.ffn, Rows::Block),
+            slices: f("slices", slices_len(gpu.tuning(), n.chunk, Rows::Block)),
         }
     }
 
-    /// Bytes of such a scratch, and of its largest tensor.
+    /// Bytes of such a scratch, and of its largest tensor, on a device without matrix units. With them the slices are 8
+    /// MiB, and what products read is half as large.
     pub fn bytes(config: &Config, rows: usize, prefix: usize) -> (u64, u64) {
         let n = Lengths::new(config, rows, prefix);
         let inner = n.chunk * (config.width + config.heads.qkv_width() + config.ffn);
@@ -142,13 +148,15 @@ pub struct DecodeScratch {
     /// The hidden rows. `[sequences, width]`
     pub(super) hidden: Tensor<f32>,
     /// What a product with many rows reads, where there may be many. `[sequences, width]`
-    pub(super) normed: Option<Tensor<f32>>,
+    pub(super) normed: Option<Activations>,
     pub(super) qkv: Tensor<f32>,
     pub(super) q: Tensor<f32>,
     pub(super) partial: Tensor<f32>,
     pub(super) attended: Tensor<f32>,
     pub(super) lse: Tensor<f32>,
-    pub(super) inner: Tensor<f32>,
+    pub(super) inner: Activations,
+    /// What a product needs beside its outputs.
+    pub(super) slices: Tensor<f32>,
     /// Scaled attention scores by head and table index, when a policy thins by them.
     pub(super) weights: Tensor<f32>,
     /// Row tables under repair, while rows leave them.
@@ -170,16 +178,19 @@ impl DecodeScratch {
         let heads = config.heads;
         let f = |label: &str, len: usize| gpu.tensor::<f32>(Class::Scratch, label, sequences * len);
         let strides = Strides::new(gpu, config, sequences, capacity);
+        let rows = Rows::Batch { most: sequences };
+        let read = |label: &str, len: usize| Activations::new(gpu, label, sequences * len, rows);
         Self {
             sequences,
             hidden: f("hidden", config.width),
-            normed: (sequences > 1).then(|| f("normed", config.width)),
+            normed: (sequences > 1).then(|| read("normed", config.width)),
             qkv: f("qkv", heads.qkv_width()),
             q: f("q", strides.q),
             partial: f("partial", strides.partial),
             attended: f("attended", heads.q_width()),
             lse: f("lse", strides.lse),
-            inner: f("inner", config.ffn),
+            inner: read("inner", config.ffn),
+            slices: gpu.tensor(Class::Scratch, "slices", slices_len(gpu.tuning(), sequences, rows)),
             weights: f("attention scores", strides.weights),
             q_stride: strides.q,
             partial_stride: strides.partial,
@@ -197,7 +208,8 @@ impl DecodeScratch {
         let strided = strides.q + strides.partial + strides.lse + strides.weights;
         let dense = 2 * config.width + heads.qkv_width() + heads.q_width() + config.ffn + config.vocab;
         let largest = strides.partial.max(strides.weights).max(config.ffn).max(config.vocab);
-        let total = sequences * (strided + dense) + heads.kv * capacity;
+        let slices = slices_len(gpu.tuning(), sequences, Rows::Batch { most: sequences });
+        let total = sequences * (strided + dense) + heads.kv * capacity + slices;
         (4 * total as u64, 4 * (sequences * largest) as u64)
     }
 
