@@ -34,6 +34,11 @@ fn stage(row: u32, input: u32, chunk: u32, to: u32, inside: bool) {
     tile_x[to + ROWS] = v[1];
 }
 
+// The sum begins the chain of products: four instructions.
+fn dot_add(a: vec4<f32>, b: vec4<f32>, sum: f32) -> f32 {
+    return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum))));
+}
+
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     // Staging: four lanes to a row, a chunk of eight columns each.
@@ -63,10 +68,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             let b = tile_w[begin + 16u];
             let c = tile_w[begin + 32u];
             let d = tile_w[begin + 48u];
-            for (var t = 0u; t < 4u; t++) {
-                let v = tile_x[k * ROWS + height + 16u * t];
-                sums[t] += vec4<f32>(dot(a, v), dot(b, v), dot(c, v), dot(d, v));
-            }
+            let row = k * ROWS + height;
+            let v = array<vec4<f32>, 4>(tile_x[row], tile_x[row + 16u], tile_x[row + 32u], tile_x[row + 48u]);
+#repeat t 4
+            sums[#{t}].x = dot_add(a, v[#{t}], sums[#{t}].x);
+            sums[#{t}].y = dot_add(b, v[#{t}], sums[#{t}].y);
+            sums[#{t}].z = dot_add(c, v[#{t}], sums[#{t}].z);
+            sums[#{t}].w = dot_add(d, v[#{t}], sums[#{t}].w);
+#end
         }
         workgroupBarrier();
     }

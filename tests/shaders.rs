@@ -76,7 +76,9 @@ fn every_variant_stays_within_default_limits() {
         };
         assert!(uniforms.len() == 1 && uniforms[0] <= most, "{key}: uniforms of {uniforms:?} bytes");
         let shared: u32 = sizes(&module, |space| space == AddressSpace::WorkGroup).iter().sum();
-        assert!(shared <= 16_384, "{key}: {shared} bytes of workgroup memory");
+        // Devices are tuned to matrix units only where they have more than the default of 16 KiB.
+        let room = if uses_matrices(&key) { 48 << 10 } else { 16 << 10 };
+        assert!(shared <= room, "{key}: {shared} bytes of workgroup memory");
         let [entry] = &module.entry_points[..] else { panic!("{key}: not one entry point") };
         let [x, y, z] = entry.workgroup_size;
         assert!(x * y * z <= 256 && x <= 256 && y <= 256 && z <= 64, "{key}: a workgroup of {x} x {y} x {z}");

@@ -88,7 +88,7 @@ pub async fn matvec_rate(gpu: &Gpu) -> Result<f64> {
     let matrix = Matrix::new(cols, vec![Part::new(&mut Recorder::new(gpu), 0, rows, format, words, scales)?]);
     let x: Tensor<f32> = gpu.tensor(Class::Scratch, "x", cols);
     let out: Tensor<f32> = gpu.tensor(Class::Scratch, "out", rows);
-    rate(gpu, matrix.bytes(), |rec| matvec(rec, &matrix, x.bind(), None, Epilogue::Store, &out)).await
+    rate(gpu, matrix.bytes(), |rec| matvec(rec, &matrix, &x, None, Epilogue::Store, &out)).await
 }
 
 /// The rate, in 10^9 a second, of work that moves or computes `amount`.

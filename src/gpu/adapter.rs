@@ -41,16 +41,23 @@ pub fn optional_features() -> wgpu::Features {
     wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY
 }
 
+/// Shared memory of a workgroup that kernels on matrix units have room in.
+pub(super) const MATRIX_SHARED_BYTES: u32 = 48 << 10;
+
 /// What kernels on matrix units ask of a device: cooperative matrices, in an experimental feature of wgpu, halves and
-/// subgroups. Empty where the adapter lacks one of them, products of 16 by 16 halves summed in f32, or subgroups of 32
-/// lanes.
+/// subgroups. Empty where the adapter lacks one of them, products of 16 by 16 halves summed in f32, subgroups of 32
+/// lanes, or shared memory for a tile; and on back ends other than Vulkan, where naga cannot write such kernels.
 pub fn matrix_features(adapter: &wgpu::Adapter) -> wgpu::Features {
     let wanted = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
         | wgpu::Features::SHADER_F16
         | wgpu::Features::SUBGROUP;
     let info = adapter.get_info();
     let lanes = [info.subgroup_min_size, info.subgroup_max_size] == [32, 32];
-    let usable = lanes && adapter.cooperative_matrix_properties().iter().any(is_usable);
+    let room = adapter.limits().max_compute_workgroup_storage_size >= MATRIX_SHARED_BYTES;
+    let usable = info.backend == wgpu::Backend::Vulkan
+        && lanes
+        && room
+        && adapter.cooperative_matrix_properties().iter().any(is_usable);
     if usable && adapter.features().contains(wanted) { wanted } else { wgpu::Features::empty() }
 }
 

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::account::{Account, Bytes, Class, Counters};
-use super::adapter::{AdapterChoice, find, matrix_features, optional_features, required_limits};
+use super::adapter::{
+    AdapterChoice, MATRIX_SHARED_BYTES, find, matrix_features, optional_features, required_limits,
+};
 use super::kernel;
 use super::pipeline_cache::PipelineCache;
 use super::readback::Poller;
@@ -137,7 +139,9 @@ impl Gpu {
         let info = adapter.get_info();
         let tuning = Tuning::for_device(&info, &device);
         let matrices = matrix_features(adapter);
-        let matrix_units = !matrices.is_empty() && device.features().contains(matrices);
+        // A host that opened the device may have asked for less than the adapter has.
+        let room = device.limits().max_compute_workgroup_storage_size >= MATRIX_SHARED_BYTES;
+        let matrix_units = !matrices.is_empty() && room && device.features().contains(matrices);
         let inner = Inner {
             poller: Poller::new(device.clone()),
             device,

@@ -1,12 +1,14 @@
 //! Products of a matrix with many rows: the prefill, and a decode step of several sequences.
 
+use super::activations::{Values, packed, unpacked};
 use super::check::{Check, Noise, poisoned};
 use super::matmul_lanes::Tile;
+use super::matmul_matrix::Join;
 use super::matrix::{Epilogue, Matrix, RowFormat};
 use super::part::{Part, layout};
 use super::{matmul_groups, matmul_matrix, matvec, matvec_groups};
 use crate::Result;
-use crate::gpu::{Binding, Class, Family, Gpu, Recorder, ShaderKey, Tensor, Tuning};
+use crate::gpu::{Class, Family, Gpu, Recorder, ShaderKey, Tensor, Tuning};
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -16,6 +18,8 @@ struct Params {
     first: u32,
     stride: u32,
     count: u32,
+    /// Steps of a slice of the columns, for `matmul_matrix`.
+    slice: u32,
 }
 
 /// What the rows of a product's input are, which decides the kernel.
@@ -31,121 +35,216 @@ pub enum Rows {
     },
 }
 
+/// The most rows of a batch that matrix-vector products take from matrix units.
+const MOST_OF_VECTORS: usize = 4;
+
+/// True where rows of this kind are multiplied on matrix units, which read halves.
+pub fn reads_halves(tuning: Tuning, rows: Rows) -> bool {
+    let vectors = matches!(rows, Rows::Batch { most } if most <= MOST_OF_VECTORS);
+    tuning.family == Family::Groups && tuning.matrix_units && !vectors
+}
+
+/// Values that [`matmul`] needs room for beside its outputs, for at most `most` rows of this kind.
+pub fn slices_len(tuning: Tuning, most: usize, rows: Rows) -> usize {
+    if reads_halves(tuning, rows) { matmul_matrix::slices_len(most) } else { 0 }
+}
+
+/// The dispatch of one part's product.
+pub(super) struct Choice {
+    /// The kernel, but for the format of the weights and the epilogue.
+    pub key: ShaderKey,
+    pub grid: [u32; 3],
+    /// Slices of the columns that are multiplied each for itself, and the steps of one.
+    pub slices: usize,
+    pub slice: usize,
+}
+
+impl Choice {
+    fn whole(key: ShaderKey, grid: [u32; 3]) -> Self {
+        Self { key, grid, slices: 1, slice: 0 }
+    }
+
+    /// The variants of the kernel and of the one that adds its slices, if there are several.
+    fn keys(&self, part: &Part, epilogue: Epilogue, halves: bool) -> (ShaderKey, Option<ShaderKey>) {
+        let end = |key| epilogue.variant(key).flag("HALVES", halves);
+        let key = part.variant(self.key.clone());
+        if self.slices > 1 {
+            (key, Some(end(matmul_matrix::join_key(self.slices))))
+        } else {
+            (end(key), None)
+        }
+    }
+}
+
 /// Every shader variant of both families, but those of `matvec_groups`, which [`matvec`] lists.
 pub fn variants() -> Vec<ShaderKey> {
     let mut all = Vec::new();
     for format in RowFormat::ALL {
-        let mut keys = vec![matmul_groups::key(), matmul_matrix::key(32), matmul_matrix::key(64)];
+        let mut keys = vec![matmul_groups::key()];
         for subgroups in [false, true] {
             let tiles = Tile::all(format, subgroups).map(|tile| tile.key(subgroups));
             keys.extend(
                 tiles.flat_map(|key| [false, true].map(|textures| layout(key.clone(), true, textures))),
             );
         }
-        for key in keys {
-            all.extend(Epilogue::ALL.map(|epilogue| epilogue.variant(format.variant(key.clone()))));
-        }
+        all.extend(keys.iter().flat_map(|key| ends(&format.variant(key.clone()))));
+        let matrix = matmul_matrix::keys(format).into_iter().map(|key| format.variant(key));
+        all.extend(matrix.flat_map(|key| ends(&key).into_iter().chain([gated_halves(&key)])));
     }
+    all.extend(
+        matmul_matrix::join_keys().iter().flat_map(|key| ends(key).into_iter().chain([gated_halves(key)])),
+    );
     all
 }
 
+fn ends(key: &ShaderKey) -> [ShaderKey; 3] {
+    Epilogue::ALL.map(|epilogue| epilogue.variant(key.clone()))
+}
+
+/// The one end that is stored in halves: what it gives is read by a product alone.
+fn gated_halves(key: &ShaderKey) -> ShaderKey {
+    Epilogue::SwiGlu.variant(key.clone()).flag("HALVES", true)
+}
+
 /// Records `out = x Wᵀ` for `count` input rows, ended by `epilogue`. `x` is `[count, cols]`, `out` is
-/// `[count, epilogue.outputs(rows)]`.
-pub fn matmul(
+/// `[count, epilogue.outputs(rows)]`. Halves are read and written by matrix units alone (see [`reads_halves`]), and
+/// written with [`Epilogue::SwiGlu`] alone, where all parts have a multiple of four rows. `slices` has room for
+/// [`slices_len`] values, which are overwritten.
+#[expect(clippy::too_many_arguments, reason = "an operation, its operands and how many rows of them")]
+pub fn matmul<'a>(
     rec: &mut Recorder,
     matrix: &Matrix,
-    x: Binding<'_>,
+    x: impl Into<Values<'a>>,
     count: usize,
     rows: Rows,
     epilogue: Epilogue,
-    out: &Tensor<f32>,
+    out: impl Into<Values<'a>>,
+    slices: &Tensor<f32>,
 ) -> Result<()> {
-    let tuning = rec.gpu().tuning();
-    record(rec, matrix, x, count, epilogue, out, |part| choose(tuning, part, count, rows))
+    let (tuning, x, out) = (rec.gpu().tuning(), x.into(), out.into());
+    if !reads_halves(tuning, rows) || epilogue != Epilogue::SwiGlu {
+        out.single()?;
+    }
+    if !reads_halves(tuning, rows) {
+        x.single()?;
+    }
+    let choose = |part: &Part| choose(tuning, part, (count, matrix.cols()), rows, !x.halves);
+    record(rec, matrix, x, count, epilogue, out, slices, choose)
 }
 
 /// [`matmul`] by kernels of any choice.
+#[expect(clippy::too_many_arguments, reason = "an operation, its operands and how many rows of them")]
 fn record(
     rec: &mut Recorder,
     matrix: &Matrix,
-    x: Binding<'_>,
+    x: Values<'_>,
     count: usize,
     epilogue: Epilogue,
-    out: &Tensor<f32>,
-    choose: impl Fn(&Part) -> (ShaderKey, [u32; 3]),
+    out: Values<'_>,
+    slices: &Tensor<f32>,
+    choose: impl Fn(&Part) -> Choice,
 ) -> Result<()> {
     for part in matrix.parts() {
-        let (base, grid) = choose(part);
-        let kernel = rec.gpu().kernel(&epilogue.variant(part.variant(base)))?;
-        let params = Params {
+        let choice = choose(part);
+        let (key, join) = choice.keys(part, epilogue, out.halves);
+        let kernel = rec.gpu().kernel(&key)?;
+        let mut params = Params {
             rows: part.rows as u32,
             cols: matrix.cols() as u32,
             first: epilogue.outputs(part.first_row) as u32,
             stride: epilogue.outputs(matrix.rows()) as u32,
             count: count as u32,
+            slice: choice.slice as u32,
         };
-        rec.dispatch(&kernel, &params, &[part.words.bind(), part.scales.bind(), x, out.bind()], grid)?;
+        let Params { rows, first, stride, count, .. } = params;
+        let mut to = out.binding;
+        if join.is_some() {
+            (params.first, params.stride, to) = (0, rows, slices.bind());
+        }
+        rec.dispatch(&kernel, &params, &[part.words.bind(), part.scales.bind(), x.binding, to], choice.grid)?;
+        if let Some(key) = join {
+            let params = Join { rows, first, stride, count };
+            matmul_matrix::join(rec, &key, params, epilogue.outputs(part.rows), slices, out)?;
+        }
     }
     Ok(())
 }
 
-/// The kernel and its grid. Tiles of one kernel agree in every bit, kernels do not: what `count` chooses is a tile.
-fn choose(tuning: Tuning, part: &Part, count: usize, rows: Rows) -> (ShaderKey, [u32; 3]) {
-    let Tuning { family, subgroups, matrix_units, .. } = tuning;
+/// The kernel and its grid. Tiles of one kernel agree in every bit, kernels and slices do not: what the `count` of a batch
+/// chooses is a tile.
+fn choose(tuning: Tuning, part: &Part, (count, cols): (usize, usize), rows: Rows, single: bool) -> Choice {
+    let Tuning { family, subgroups, .. } = tuning;
     match (family, rows) {
         (Family::Lanes, _) => {
             let tile = Tile::of(part.format, subgroups, count);
-            (tile.key(subgroups), tile.grid(part.rows, count))
+            Choice::whole(tile.key(subgroups), tile.grid(part.rows, count))
+        }
+        (Family::Groups, _) if reads_halves(tuning, rows) => {
+            matmul_matrix::choose(part, count, cols, rows, single)
         }
         (Family::Groups, Rows::Batch { most }) if most <= matvec_groups::MOST => {
             let columns = matvec_groups::columns(count);
-            (matvec_groups::key(subgroups, columns), matvec_groups::grid(part.rows, count))
+            Choice::whole(matvec_groups::key(subgroups, columns), matvec_groups::grid(part.rows, count))
         }
-        (Family::Groups, _) if matrix_units => {
-            let columns = matmul_matrix::columns(rows);
-            (matmul_matrix::key(columns), matmul_matrix::grid(part.rows, count, columns))
-        }
-        (Family::Groups, _) => (matmul_groups::key(), matmul_groups::grid(part.rows, count)),
+        (Family::Groups, _) => Choice::whole(matmul_groups::key(), matmul_groups::grid(part.rows, count)),
     }
 }
 
-/// Compares a product of two parts with its twin.
-pub(super) async fn check(
-    gpu: &Gpu,
-    variant: (RowFormat, Epilogue),
-    rows: [usize; 2],
-    cols: usize,
-    count: usize,
-    kind: Rows,
-) -> Result<Check> {
-    let tuning = gpu.tuning();
-    check_chosen(gpu, variant, rows, cols, count, kind, |part| choose(tuning, part, count, kind)).await
+/// A product of two parts to compare with its twin.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Case {
+    pub format: RowFormat,
+    pub epilogue: Epilogue,
+    pub rows: [usize; 2],
+    pub cols: usize,
+    pub count: usize,
+    pub kind: Rows,
+    /// x is f32, and so are gated outputs; else both are halves.
+    pub single: bool,
 }
 
-/// [`check`] of kernels of any choice.
-pub(super) async fn check_chosen(
-    gpu: &Gpu,
-    (format, epilogue): (RowFormat, Epilogue),
-    rows: [usize; 2],
-    cols: usize,
-    count: usize,
-    kind: Rows,
-    choose: impl Fn(&Part) -> (ShaderKey, [u32; 3]),
-) -> Result<Check> {
+/// Compares a product with its twin.
+pub(super) async fn check(gpu: &Gpu, case: Case) -> Result<Check> {
+    let tuning = gpu.tuning();
+    let (size, kind) = ((case.count, case.cols), case.kind);
+    check_chosen(gpu, case, |part| choose(tuning, part, size, kind, case.single)).await
+}
+
+/// [`check`] of kernels of any choice. A shader that the device refuses is this call's error.
+pub(super) async fn check_chosen(gpu: &Gpu, case: Case, choose: impl Fn(&Part) -> Choice) -> Result<Check> {
+    let Case { format, epilogue, rows, cols, count, kind, single } = case;
     let mut noise = Noise::new(6);
     let rows = rows.map(|r| if epilogue == Epilogue::SwiGlu { r.next_multiple_of(2) } else { r });
     let (matrix, parts) = matvec::sample(gpu, &mut noise, format, rows, cols)?;
-    let x = noise.values(count * cols);
+    let mut x = noise.values(count * cols);
     let outputs = epilogue.outputs(matrix.rows());
     let mut want = vec![f32::NAN; count * outputs];
     if epilogue == Epilogue::Add {
         want = noise.values(count * outputs);
     }
-    let device_x = gpu.tensor_with(Class::Scratch, "x", &x);
+    let singles = gpu.tensor_with(Class::Scratch, "x", &x);
+    let halves = gpu.tensor_with(Class::Scratch, "x", &packed(&x));
+    if !single {
+        x = unpacked(&packed(&x));
+    }
+    let halves_out = !single && epilogue == Epilogue::SwiGlu;
     let out = poisoned(gpu, count * outputs);
     gpu.write(&out, 0, &want);
+    let values = |binding, halves| Values { binding, halves };
+    let from = if single { values(singles.bind(), false) } else { values(halves.bind(), true) };
+    let to = values(out.bind(), halves_out);
+    let mut most = 0;
+    for part in matrix.parts() {
+        let choice = choose(part);
+        let (key, join) = choice.keys(part, epilogue, halves_out);
+        for key in std::iter::once(key).chain(join) {
+            gpu.try_kernel(&key).await?;
+        }
+        most = most.max(choice.slices * part.rows);
+    }
+    let slices = poisoned(gpu, count * most);
     let mut rec = Recorder::new(gpu);
-    record(&mut rec, &matrix, device_x.bind(), count, epilogue, &out, &choose)?;
+    record(&mut rec, &matrix, from, count, epilogue, to, &slices, &choose)?;
     let got = rec.read(&out, 0, count * outputs);
     rec.submit();
     // Each row is a matrix-vector product, whose twin is this kernel's too.
@@ -154,27 +253,38 @@ pub(super) async fn check_chosen(
         matvec::twin(&parts[0], x, epilogue, first);
         matvec::twin(&parts[1], x, epilogue, second);
     }
-    let halves = matrix.parts().iter().any(|part| choose(part).0.stem() == matmul_matrix::STEM);
-    let tolerance = if halves { matmul_matrix::TOLERANCE } else { 1e-5 };
+    let mut got = got.await?;
+    if halves_out {
+        got = unpacked(bytemuck::cast_slice(&got[..count * outputs / 2]));
+    }
+    let on_units = matrix.parts().iter().any(|part| choose(part).key.stem() == matmul_matrix::STEM);
+    let tolerance = if on_units { matmul_matrix::TOLERANCE } else { 1e-5 };
     let label = format!("matmul {format:?} {epilogue:?} {count} rows by {rows:?}x{cols}, {kind:?}");
-    Ok(Check::compare(label, &got.await?, &want, tolerance))
+    Ok(Check::compare(label, &got, &want, tolerance))
 }
 
 pub(super) async fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
     let few = Rows::Batch { most: 8 };
-    Ok(vec![
-        check(gpu, (RowFormat::Q4, Epilogue::SwiGlu), [138, 6], 576, 21, Rows::Block).await?,
-        check(gpu, (RowFormat::Q4, Epilogue::Add), [67, 3], 192, 65, Rows::Block).await?,
-        check(gpu, (RowFormat::Q8, Epilogue::Store), [131, 1], 96, 7, Rows::Block).await?,
-        check(gpu, (RowFormat::F16, Epilogue::Store), [5, 9], 104, 33, Rows::Block).await?,
-        check(gpu, (RowFormat::Q4, Epilogue::SwiGlu), [138, 6], 576, 3, few).await?,
-        check(gpu, (RowFormat::Q8, Epilogue::Add), [131, 1], 96, 2, few).await?,
-        check(gpu, (RowFormat::F16, Epilogue::Store), [5, 9], 104, 5, few).await?,
-    ])
+    let cases = [
+        (RowFormat::Q4, Epilogue::SwiGlu, [140, 8], 576, 21, Rows::Block),
+        (RowFormat::Q4, Epilogue::Add, [67, 3], 192, 65, Rows::Block),
+        (RowFormat::Q8, Epilogue::Store, [131, 1], 96, 7, Rows::Block),
+        (RowFormat::F16, Epilogue::Store, [5, 9], 104, 33, Rows::Block),
+        (RowFormat::Q4, Epilogue::SwiGlu, [140, 8], 1152, 3, few),
+        (RowFormat::Q8, Epilogue::Add, [131, 1], 96, 2, few),
+        (RowFormat::F16, Epilogue::Store, [5, 9], 104, 5, few),
+    ];
+    let mut all = Vec::new();
+    for (format, epilogue, rows, cols, count, kind) in cases {
+        let single = !reads_halves(gpu.tuning(), kind);
+        all.push(check(gpu, Case { format, epilogue, rows, cols, count, kind, single }).await?);
+    }
+    Ok(all)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::activations::Activations;
     use super::super::check::testing::{assert_passed, families};
     use super::*;
     use proptest::prelude::*;
@@ -186,12 +296,12 @@ mod tests {
             format in 0usize..3, epilogue in 0usize..3, most in 0usize..20,
             rows in 1usize..150, more in 1usize..20, groups in 1usize..12, count in 1usize..80,
         ) {
-            let variant = (RowFormat::ALL[format], Epilogue::ALL[epilogue]);
             let (kind, count) =
                 if most == 0 { (Rows::Block, count) } else { (Rows::Batch { most }, count.min(most)) };
+            let (format, epilogue) = (RowFormat::ALL[format], Epilogue::ALL[epilogue]);
+            let case = Case { format, epilogue, rows: [rows, more], cols: 32 * groups, count, kind, single: true };
             for gpu in families() {
-                let check = check(&gpu, variant, [rows, more], 32 * groups, count, kind);
-                assert_passed(pollster::block_on(check).map(|c| vec![c]));
+                assert_passed(pollster::block_on(check(&gpu, case)).map(|c| vec![c]));
             }
         }
     }
@@ -204,9 +314,10 @@ mod tests {
         let x = [others, Noise::new(9).values(160)].concat();
         let x = gpu.tensor_with(Class::Scratch, "x", &x);
         let out = gpu.tensor_with(Class::Scratch, "out", &vec![0.5; count * outputs]);
+        let rows = Rows::Batch { most };
+        let slices = gpu.tensor(Class::Scratch, "slices", slices_len(gpu.tuning(), most, rows));
         let mut rec = Recorder::new(gpu);
-        matmul(&mut rec, &matrix, x.bind(), count, Rows::Batch { most }, epilogue, &out)
-            .expect("it is recorded");
+        matmul(&mut rec, &matrix, &x, count, rows, epilogue, &out, &slices).expect("it is recorded");
         let got = rec.read(&out, (count - 1) * outputs, outputs);
         rec.submit();
         pollster::block_on(got).expect("it is read").into_iter().map(f32::to_bits).collect()
@@ -233,14 +344,31 @@ mod tests {
         let gpu = super::super::check::testing::gpu();
         let tuning = Tuning { family: Family::Groups, matrix_units: true, ..gpu.tuning() };
         let (matrix, _) =
-            matvec::sample(&gpu, &mut Noise::new(1), RowFormat::Q4, [130, 1], 32).expect("a matrix");
-        let chosen = |count, rows| choose(tuning, &matrix.parts()[0], count, rows);
-        for count in 1..=33 {
-            let batch = Rows::Batch { most: 33 };
-            assert_eq!(chosen(count, batch), (matmul_matrix::key(32), [3, count.div_ceil(32) as u32, 1]));
-            assert_eq!(chosen(count, Rows::Block), (matmul_matrix::key(64), [3, 1, 1]));
+            matvec::sample(&gpu, &mut Noise::new(1), RowFormat::Q4, [130, 1], 2048).expect("a matrix");
+        let chosen = |count, rows| choose(tuning, &matrix.parts()[0], (count, 2048), rows, false);
+        for most in [5, 16, 33, 64, 200] {
+            let whole = chosen(most, Rows::Batch { most });
+            for count in 1..=most {
+                let part = chosen(count, Rows::Batch { most });
+                assert_eq!(
+                    (part.key, part.slices, part.slice),
+                    (whole.key.clone(), whole.slices, whole.slice)
+                );
+            }
         }
-        assert_eq!(chosen(8, Rows::Batch { most: 8 }).0.stem(), "matvec_groups");
+        assert_eq!(chosen(4, Rows::Batch { most: 4 }).key.stem(), "matvec_groups");
+    }
+
+    #[test]
+    fn halves_are_refused_where_no_kernel_reads_them() {
+        let gpu = super::super::check::testing::gpu();
+        let (matrix, _) =
+            matvec::sample(&gpu, &mut Noise::new(1), RowFormat::Q4, [2, 2], 32).expect("a matrix");
+        let out = gpu.tensor::<f32>(Class::Scratch, "out", 4);
+        let x = Activations::Halves(gpu.tensor(Class::Scratch, "x", 16));
+        let mut rec = Recorder::new(&gpu);
+        let refused = matmul(&mut rec, &matrix, &x, 1, Rows::Block, Epilogue::Store, &out, &out);
+        assert!(matches!(refused, Err(crate::Error::Unsupported { .. })));
     }
 
     #[test]

@@ -1,33 +1,173 @@
-//! [`super::matmul`] for GPUs with cooperative matrices: their units multiply halves and sum in f32. Not yet run on
-//! hardware; [`prove`] lets a device use it only where it computes what the twin does.
+//! [`super::matmul`] for GPUs with cooperative matrices: their units multiply halves and sum in f32. [`prove`] lets a
+//! device use them only where they compute what the twin does.
+//!
+//! One shader serves all shapes: a workgroup has a [`Tile`] of the outputs, and where there are too few tiles to keep a
+//! device busy, the columns are multiplied in slices, which `matmul_join` adds in their order.
 
-use super::matmul::{self, Rows};
+use super::activations::Values;
+use super::matmul::{self, Case, Choice, Rows};
 use super::matrix::{Epilogue, RowFormat};
+use super::part::Part;
 use crate::Result;
-use crate::gpu::{Family, Gpu, Shader, ShaderKey, TuningSource};
+use crate::gpu::{Family, Gpu, Recorder, Shader, ShaderKey, Tensor, TuningSource};
 
 const SHADER: Shader = Shader { stem: STEM, text: include_str!("../../shaders/matmul_matrix.wgsl") };
 pub(super) const STEM: &str = "matmul_matrix";
+const JOIN: Shader = Shader { stem: "matmul_join", text: include_str!("../../shaders/matmul_join.wgsl") };
 
 /// The largest error beside the twin: a half has eleven bits.
 pub(super) const TOLERANCE: f32 = 2e-3;
 
-const ROWS: usize = 64;
+/// The outputs of a workgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tile {
+    /// Rows of x.
+    inputs: usize,
+    /// Weight rows.
+    rows: usize,
+    /// Columns that are staged at a time.
+    step: usize,
+    /// Fragments of a subgroup, along the rows of x and along the weight rows.
+    own: [usize; 2],
+}
 
-/// The input rows of a workgroup, which the kind of the product decides alone.
-pub(super) fn columns(rows: Rows) -> usize {
-    match rows {
-        Rows::Block => 64,
-        Rows::Batch { .. } => 32,
+/// The most rows of x that are multiplied in slices of the columns.
+const FEW: usize = 64;
+/// With so many workgroups a device is busy without slices, or with smaller tiles. An H200 has 132 multiprocessors.
+const MANY: usize = 512;
+const ENOUGH: usize = 96;
+const MOST_SLICES: usize = 8;
+/// The fewest steps of a slice.
+const FEWEST_STEPS: usize = 4;
+
+impl Tile {
+    const LARGE: Self = Self { inputs: 128, rows: 128, step: 64, own: [4, 2] };
+    const SMALL: Self = Self { inputs: 64, rows: 64, step: 64, own: [2, 2] };
+
+    /// For at most 16 rows of x, or 32. Packed codes are so few bytes that a step needs more columns to keep memory busy.
+    fn flat(inputs: usize, format: RowFormat) -> Self {
+        let step = if format == RowFormat::F16 { 64 } else { 128 };
+        Self { inputs, rows: 64, step, own: [inputs / 16, 1] }
+    }
+
+    /// The tile for a part: what the rows of a batch are multiplied by depends on the most there can be.
+    fn of(part: &Part, count: usize, rows: Rows) -> Self {
+        let most = most(count, rows);
+        let large = most.div_ceil(Self::LARGE.inputs) * part.rows.div_ceil(Self::LARGE.rows);
+        match most {
+            0..=16 => Self::flat(16, part.format),
+            17..=32 => Self::flat(32, part.format),
+            65.. if large >= ENOUGH => Self::LARGE,
+            _ => Self::SMALL,
+        }
+    }
+
+    fn lanes(self) -> usize {
+        32 * self.inputs / (16 * self.own[0]) * (self.rows / (16 * self.own[1]))
+    }
+
+    fn key(self, shader: Shader, format: RowFormat) -> ShaderKey {
+        // Each lane loads 16 bytes at a time.
+        let loads = |rows: usize, bits: usize| rows * self.step * bits / 128 / self.lanes();
+        let defines = [
+            ("INPUTS", self.inputs),
+            ("ROWS", self.rows),
+            ("STEP", self.step),
+            ("TALL", self.own[0]),
+            ("WIDE", self.own[1]),
+            ("DEEP", self.step / 16),
+            ("X_LOADS", loads(self.inputs, 16)),
+            ("W_LOADS", loads(self.rows, format.bits() as usize)),
+        ];
+        defines.into_iter().fold(ShaderKey::new(shader), |key, (name, value)| key.with(name, value as u32))
+    }
+
+    /// The slices that keep a device busy with a few rows of x.
+    fn slices(self, rows: usize, cols: usize) -> usize {
+        let (workgroups, steps) = (rows.div_ceil(self.rows), cols.div_ceil(self.step));
+        let mut slices = 1;
+        while slices < MOST_SLICES && 2 * slices * workgroups <= MANY && 2 * slices * FEWEST_STEPS <= steps {
+            slices *= 2;
+        }
+        slices
+    }
+
+    /// The dispatch of a part's product with `count` rows of `cols` values by such tiles, of a text like the shader's.
+    fn choice(
+        self,
+        shader: Shader,
+        part: &Part,
+        (count, cols): (usize, usize),
+        slices: usize,
+        single: bool,
+    ) -> Choice {
+        let key = self.key(shader, part.format).flag("SINGLE", single);
+        let tiles = [count.div_ceil(self.inputs) as u32, part.rows.div_ceil(self.rows) as u32];
+        let slice = cols.div_ceil(self.step).div_ceil(slices);
+        Choice { key, grid: [tiles[0], tiles[1], slices as u32], slices, slice }
     }
 }
 
-pub(super) fn key(columns: usize) -> ShaderKey {
-    ShaderKey::new(SHADER).flag("WIDE", columns == 64)
+/// The rows of x that a product is made for.
+fn most(count: usize, rows: Rows) -> usize {
+    match rows {
+        Rows::Block => count,
+        Rows::Batch { most } => most,
+    }
 }
 
-pub(super) fn grid(rows: usize, count: usize, columns: usize) -> [u32; 3] {
-    [rows.div_ceil(ROWS) as u32, count.div_ceil(columns) as u32, 1]
+/// Values that the slices of a product with at most so many rows of x can take.
+pub(super) fn slices_len(most: usize) -> usize {
+    // As many as MANY workgroups have outputs.
+    most.min(FEW) * MANY * Tile::SMALL.rows
+}
+
+/// The dispatch of a part's product.
+pub(super) fn choose(part: &Part, count: usize, cols: usize, rows: Rows, single: bool) -> Choice {
+    let tile = Tile::of(part, count, rows);
+    let slices = if most(count, rows) <= FEW { tile.slices(part.rows, cols) } else { 1 };
+    tile.choice(SHADER, part, (count, cols), slices, single)
+}
+
+/// Every variant of the tiles, but for formats of weights and epilogues.
+pub(super) fn keys(format: RowFormat) -> Vec<ShaderKey> {
+    let tiles = [Tile::flat(16, format), Tile::flat(32, format), Tile::SMALL, Tile::LARGE];
+    let keys = tiles.map(|tile| tile.key(SHADER, format));
+    keys.into_iter().flat_map(|key| [false, true].map(|single| key.clone().flag("SINGLE", single))).collect()
+}
+
+/// The variant that adds so many slices.
+pub(super) fn join_key(slices: usize) -> ShaderKey {
+    ShaderKey::new(JOIN).with("SLICES", slices as u32)
+}
+
+/// Every number of slices.
+pub(super) fn join_keys() -> Vec<ShaderKey> {
+    (1..).map(|i| 1 << i).take_while(|&slices| slices <= MOST_SLICES).map(join_key).collect()
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+pub(super) struct Join {
+    pub rows: u32,
+    pub first: u32,
+    pub stride: u32,
+    pub count: u32,
+}
+
+/// Records the end of a product whose slices `[slices, count, rows]` were multiplied.
+pub(super) fn join(
+    rec: &mut Recorder,
+    key: &ShaderKey,
+    params: Join,
+    outputs: usize,
+    slices: &Tensor<f32>,
+    out: Values<'_>,
+) -> Result<()> {
+    let kernel = rec.gpu().kernel(key)?;
+    let lanes = if out.halves { outputs / 2 } else { outputs };
+    let grid = [lanes.div_ceil(128) as u32, params.count, 1];
+    rec.dispatch(&kernel, &params, &[slices.bind(), out.binding], grid)
 }
 
 /// The same device, tuned to its matrix units if it has any and this kernel computes on them what its twin does. What
@@ -42,15 +182,26 @@ pub async fn prove(gpu: &Gpu) -> Gpu {
     if proven { tuned } else { gpu.clone() }
 }
 
-/// Compares one small product of each width with the twin, once their shaders are known to compile.
+/// Compares three small products with the twin, once their shaders are known to compile: by the largest tile, the smallest
+/// in slices, and one between. They have each format, each end, and both kinds of x and outputs.
 async fn computes_rightly(gpu: &Gpu) -> Result<bool> {
+    let case = |format, epilogue, count, cols, single| Case {
+        format,
+        epilogue,
+        rows: [266, 6],
+        cols,
+        count,
+        kind: Rows::Block,
+        single,
+    };
     let products = [
-        (Rows::Block, (RowFormat::Q4, Epilogue::SwiGlu), 70, 512),
-        (Rows::Batch { most: 40 }, (RowFormat::F16, Epilogue::Add), 37, 520),
+        (case(RowFormat::Q4, Epilogue::SwiGlu, 133, 608, false), Tile::LARGE, 1),
+        (case(RowFormat::F16, Epilogue::Add, 70, 136, true), Tile::SMALL, 1),
+        (case(RowFormat::Q8, Epilogue::Store, 13, 1120, false), Tile::flat(16, RowFormat::Q8), 2),
     ];
-    for (kind, (format, epilogue), count, cols) in products {
-        gpu.try_kernel(&epilogue.variant(format.variant(key(columns(kind))))).await?;
-        let check = matmul::check(gpu, (format, epilogue), [266, 6], cols, count, kind).await?;
+    for (case, tile, slices) in products {
+        let choose = |part: &Part| tile.choice(SHADER, part, (case.count, case.cols), slices, case.single);
+        let check = matmul::check_chosen(gpu, case, choose).await?;
         if !check.passed() {
             return Ok(false);
         }
@@ -63,7 +214,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::check::testing::{assert_passed, gpu};
-    use super::super::part::Part;
     use super::*;
     use crate::gpu::Tuning;
 
@@ -71,13 +221,15 @@ mod tests {
     /// where the tiles have them, left ones by rows and right ones by columns.
     const FRAGMENTS: &str = "
         var<private> lane_of_team: u32;
+        fn halves(v: vec4<f32>) -> vec2<u32> { return vec2<u32>(pack2x16float(v.xy), pack2x16float(v.zw)); }
+        fn singles(v: vec2<u32>) -> vec4<f32> { return vec4<f32>(unpack2x16float(v.x), unpack2x16float(v.y)); }
         fn multiply_add(a: u32, b: u32, sums: array<f32, 8>) -> array<f32, 8> {
             var next = sums;
             for (var i = 0u; i < 8u; i++) {
                 let row = (8u * lane_of_team + i) / 16u;
                 let column = (8u * lane_of_team + i) % 16u;
                 for (var k = 0u; k < 4u; k++) {
-                    next[i] += dot(tile_x[a + row * PITCH + k], tile_w[b + column * PITCH + k]);
+                    next[i] += dot(singles(tile_x[a + row * PITCH + k]), singles(tile_w[b + column * PITCH + k]));
                 }
             }
             return next;
@@ -85,63 +237,96 @@ mod tests {
         fn keep(sums: array<f32, 8>, at: u32) {
             for (var i = 0u; i < 8u; i++) {
                 let element = 8u * lane_of_team + i;
-                products[at + element / 16u * ROWS + element % 16u] = sums[i];
+                strips[at + element / 16u * LINE + element % 16u] = sums[i];
             }
         }
         @compute";
 
     /// The kernel with its fragments and its halves replaced by what any device has.
     fn emulated() -> Shader {
-        let mut text = SHADER.text.to_owned();
-        for (from, to) in [
-            ("enable f16;", ""),
-            ("enable wgpu_cooperative_matrix;", ""),
-            (
-                "    @builtin(subgroup_id) team: u32,\n) {",
-                ") {\nlet team = lane / 32u;\nlane_of_team = lane % 32u;",
-            ),
-            ("coopLoadT<coop_mat16x16<f16, A>>(&tile_x[", "u32("),
-            ("coopLoad<coop_mat16x16<f16, B>>(&tile_w[", "u32("),
-            ("], PITCH)", ")"),
-            ("coop_mat16x16<f32, C>()", "array<f32, 8>()"),
-            ("coopMultiplyAdd(", "multiply_add("),
-            ("coopStoreT(", "keep("),
-            ("&products[", "u32("),
-            ("], ROWS)", "))"),
-            ("f16>", "f32>"),
-            ("@compute", FRAGMENTS),
-        ] {
-            assert!(text.contains(from), "the shader has no `{from}`");
-            text = text.replace(from, to);
-        }
-        Shader { stem: "matmul_fragments", text: text.leak() }
+        static TEXT: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+        let text = TEXT.get_or_init(|| {
+            let mut text = SHADER.text.to_owned();
+            for (from, to) in [
+                ("enable f16;", ""),
+                ("enable wgpu_cooperative_matrix;", ""),
+                ("alias Left = coop_mat16x16<f16, A>;", ""),
+                ("alias Right = coop_mat16x16<f16, B>;", ""),
+                ("coop_mat16x16<f32, C>", "array<f32, 8>"),
+                (
+                    "    @builtin(subgroup_id) team: u32,\n) {",
+                    ") {\nlet team = lane / 32u;\nlane_of_team = lane % 32u;",
+                ),
+                ("vec4<f16>(", "halves("),
+                ("vec4<f16>", "vec2<u32>"),
+                ("coopLoadT<Left>(&tile_x[", "u32("),
+                ("coopLoad<Right>(&tile_w[", "u32("),
+                ("], PITCH)", ")"),
+                ("coopMultiplyAdd(", "multiply_add("),
+                ("coopStoreT(", "keep("),
+                ("&strips[strip], LINE", "strip"),
+                ("@compute", FRAGMENTS),
+            ] {
+                assert!(text.contains(from), "the shader has no `{from}`");
+                text = text.replace(from, to);
+            }
+            text
+        });
+        Shader { stem: STEM, text }
+    }
+
+    /// The tiles, the largest with fewer columns a step: a software adapter has 32 KiB of shared memory.
+    fn tiles(format: RowFormat) -> [Tile; 5] {
+        let large = Tile { step: 32, ..Tile::LARGE };
+        let flat = |inputs| Tile::flat(inputs, format);
+        [large, Tile::SMALL, flat(16), flat(32), Tile { step: 32, ..Tile::SMALL }]
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(12))]
+        #![proptest_config(ProptestConfig::with_cases(16))]
         #[test]
         fn all_but_the_units_agrees_with_the_twin(
-            format in 0usize..3, epilogue in 0usize..3, wide: bool,
-            rows in 1usize..150, more in 1usize..20, chunks in 1usize..12, count in 1usize..80,
+            format in 0usize..3, epilogue in 0usize..3, tile in 0usize..5, slices in 0usize..3, single: bool,
+            rows in 1usize..150, more in 1usize..20, chunks in 1usize..12, count in 1usize..140,
         ) {
-            static SHADER: std::sync::OnceLock<Shader> = std::sync::OnceLock::new();
-            let shader = *SHADER.get_or_init(emulated);
             let (format, epilogue) = (RowFormat::ALL[format], Epilogue::ALL[epilogue]);
             let cols = if format == RowFormat::F16 { 8 * chunks } else { 32 * chunks };
-            let kind = if wide { Rows::Block } else { Rows::Batch { most: 80 } };
-            // Software adapters keep weights in another layout.
-            let (gpu, columns) = (gpu().with_tuning(groups()), columns(kind));
+            // Halves are stored by twos.
+            let rows = [4 * rows.div_ceil(4), 4 * more.div_ceil(4)].map(|even| if single { even - 1 } else { even });
+            let case = Case { format, epilogue, rows, cols, count, kind: Rows::Block, single };
             let choose = |part: &Part| {
-                (ShaderKey::new(shader).flag("WIDE", columns == 64), grid(part.rows, count, columns))
+                tiles(format)[tile].choice(emulated(), part, (count, cols), 1 << slices, single)
             };
-            let check =
-                matmul::check_chosen(&gpu, (format, epilogue), [rows, more], cols, count, kind, choose);
+            // Software adapters keep weights in another layout.
+            let gpu = gpu().with_tuning(groups());
+            let check = matmul::check_chosen(&gpu, case, choose);
             assert_passed(pollster::block_on(check).map(|check| vec![check]));
         }
     }
 
     fn groups() -> Tuning {
-        Tuning { family: Family::Groups, ..gpu().tuning() }
+        Tuning { family: Family::Groups, matrix_units: true, ..gpu().tuning() }
+    }
+
+    #[test]
+    fn slices_fill_a_device_with_few_tiles_and_have_room() {
+        let q4 = Tile::flat(16, RowFormat::Q4);
+        for (rows, cols, slices) in [
+            (4096, 4096, 8),
+            (4096, 14336, 8),
+            (6144, 4096, 4),
+            (28672, 4096, 1),
+            (576, 576, 1),
+            (960, 4096, 8),
+        ] {
+            assert_eq!(q4.slices(rows, cols), slices, "{rows} x {cols}");
+        }
+        for rows in 1..2000 {
+            for tile in [q4, Tile::SMALL] {
+                let slices = tile.slices(37 * rows, 1 << 20);
+                assert!(slices == 1 || slices * 37 * rows <= slices_len(1), "{rows}");
+            }
+        }
     }
 
     #[test]
@@ -150,7 +335,7 @@ mod tests {
         if gpu.has_matrix_units() {
             return;
         }
-        for gpu in [gpu.with_tuning(groups()), gpu] {
+        for gpu in [gpu.with_tuning(Tuning { matrix_units: false, ..groups() }), gpu] {
             assert_eq!(pollster::block_on(prove(&gpu)).tuning(), gpu.tuning());
         }
     }
@@ -161,7 +346,7 @@ mod tests {
         if gpu.has_matrix_units() {
             return;
         }
-        let key = Epilogue::Store.variant(RowFormat::Q4.variant(key(64)));
+        let key = Epilogue::Store.variant(RowFormat::Q4.variant(Tile::SMALL.key(SHADER, RowFormat::Q4)));
         for _ in 0..2 {
             assert!(pollster::block_on(gpu.try_kernel(&key)).is_err());
         }

@@ -1,11 +1,12 @@
 //! Products of a matrix with one row: the decode step.
 
+use super::activations::Values;
 use super::check::{Check, Noise, poisoned};
 use super::matrix::{Epilogue, Matrix, Norm, RowFormat, quantize, unpack};
 use super::part::Part;
 use super::{matvec_groups, matvec_lanes, rms_norm};
 use crate::Result;
-use crate::gpu::{Binding, Class, Family, Gpu, Recorder, ShaderKey, Tensor, Tuning};
+use crate::gpu::{Class, Family, Gpu, Recorder, ShaderKey, Tuning};
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -41,14 +42,15 @@ fn finish(key: ShaderKey, epilogue: Epilogue, norm: bool) -> ShaderKey {
 
 /// Records `out = W x`, ended by `epilogue`; with a norm, `W (x * weight / rms(x))`, where the sum of squares is
 /// part of the same dispatch. `x` is `[cols]`, `out` is `[epilogue.outputs(rows)]`.
-pub fn matvec(
+pub fn matvec<'a>(
     rec: &mut Recorder,
     matrix: &Matrix,
-    x: Binding<'_>,
+    x: impl Into<Values<'a>>,
     norm: Option<Norm<'_>>,
     epilogue: Epilogue,
-    out: &Tensor<f32>,
+    out: impl Into<Values<'a>>,
 ) -> Result<()> {
+    let (x, out) = (x.into().single()?, out.into().single()?);
     let Tuning { family, subgroups, .. } = rec.gpu().tuning();
     for part in matrix.parts() {
         let (base, grid) = match family {
@@ -64,7 +66,7 @@ pub fn matvec(
             count: 1,
             epsilon: norm.map_or(0.0, |n| n.epsilon),
         };
-        let mut bindings = vec![part.words.bind(), part.scales.bind(), x, out.bind()];
+        let mut bindings = vec![part.words.bind(), part.scales.bind(), x, out];
         bindings.extend(norm.map(|n| n.weight.bind()));
         rec.dispatch(&kernel, &params, &bindings, grid)?;
     }
@@ -128,7 +130,7 @@ async fn check(
     gpu.write(&out, 0, &want);
     let mut rec = Recorder::new(gpu);
     let norm = norm.then_some(Norm { weight: &device_weight, epsilon: 1e-5 });
-    matvec(&mut rec, &matrix, device_x.bind(), norm, epilogue, &out)?;
+    matvec(&mut rec, &matrix, &device_x, norm, epilogue, &out)?;
     let got = rec.read(&out, 0, outputs);
     rec.submit();
     let x = norm.map_or(x.clone(), |n| rms_norm::twin(&x, &weight, n.epsilon));

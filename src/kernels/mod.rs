@@ -5,6 +5,7 @@
 //! the same over drawn shapes. Kernels know matrices, rows and heads, but no model.
 
 pub mod accumulate;
+pub mod activations;
 pub mod attention_decode;
 pub mod attention_decode_groups;
 pub mod attention_decode_lanes;

@@ -8,7 +8,7 @@ use super::check::Noise;
 use super::kv_code::KvBits;
 use super::kv_row::{Format, Heads};
 use super::kv_sample::shuffled;
-use super::matmul::{Rows, matmul};
+use super::matmul::{Rows, matmul, slices_len};
 use super::matrix::{Epilogue, Matrix, RowFormat};
 use super::matvec::matvec;
 use super::part::Part;
@@ -54,9 +54,10 @@ pub async fn tune(gpu: &Gpu) -> Result<Tuned> {
     if tuning.subgroups {
         let tunings = [tuning, Tuning { subgroups: false, ..tuning }];
         let (matrix, x, out) = product(&gpu.with_tuning(tuning))?;
+        let slices = gpu.tensor(Class::Scratch, "tuning", slices_len(tuning, BLOCK, Rows::Block));
         subgroups = race(gpu, &tunings, |rec| {
-            matvec(rec, &matrix, x.bind(), None, Epilogue::Store, &out)?;
-            matmul(rec, &matrix, x.bind(), BLOCK, Rows::Block, Epilogue::Store, &out)
+            matvec(rec, &matrix, &x, None, Epilogue::Store, &out)?;
+            matmul(rec, &matrix, &x, BLOCK, Rows::Block, Epilogue::Store, &out, &slices)
         })
         .await?;
         tuning = fastest(tuning, &subgroups);

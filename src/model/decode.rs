@@ -6,6 +6,7 @@ use super::{DecodeScratch, Layer, Model};
 use crate::Result;
 use crate::gpu::{Recorder, Tensor};
 use crate::kernels::accumulate::{Window, accumulate};
+use crate::kernels::activations::Values;
 use crate::kernels::attention_decode::{Attended, attention_decode};
 use crate::kernels::attention_parts::Attend;
 use crate::kernels::embed::{Lookup, embed};
@@ -235,23 +236,24 @@ impl Model {
 /// A product with the first `count` rows of `x`. Where the scratch is made for one sequence, its one row has a kernel
 /// of its own; where it is made for many, a row's result does not depend on how many there are.
 #[expect(clippy::too_many_arguments, reason = "an operation, its operands and how many rows of them")]
-fn product(
+fn product<'a>(
     rec: &mut Recorder,
-    d: &DecodeScratch,
+    d: &'a DecodeScratch,
     matrix: &Matrix,
-    x: &Tensor<f32>,
+    x: impl Into<Values<'a>>,
     norm: Option<Norm<'_>>,
     epilogue: Epilogue,
-    out: &Tensor<f32>,
+    out: impl Into<Values<'a>>,
     count: usize,
 ) -> Result<()> {
-    let Some(normed) = &d.normed else { return matvec(rec, matrix, x.bind(), norm, epilogue, out) };
+    let x = x.into();
+    let Some(normed) = &d.normed else { return matvec(rec, matrix, x, norm, epilogue, out) };
     let x = match norm {
         Some(Norm { weight, epsilon }) => {
-            rms_norm(rec, x.bind(), weight, epsilon, normed, count, matrix.cols())?;
-            normed
+            rms_norm(rec, x.single()?, weight, epsilon, normed, count, matrix.cols())?;
+            normed.into()
         }
         None => x,
     };
-    matmul(rec, matrix, x.bind(), count, Rows::Batch { most: d.sequences }, epilogue, out)
+    matmul(rec, matrix, x, count, Rows::Batch { most: d.sequences }, epilogue, out, &d.slices)
 }

@@ -9,6 +9,7 @@ use super::scratch::{CHUNK, PrefillScratch};
 use super::{DecodeScratch, Layer, Model};
 use crate::Result;
 use crate::gpu::{Class, Recorder, Tensor};
+use crate::kernels::activations::Values;
 use crate::kernels::attention_prefill::attention_prefill;
 use crate::kernels::embed::{Lookup, embed};
 use crate::kernels::kv_read::kv_read;
@@ -179,7 +180,7 @@ impl Model {
                 count,
                 width,
             )?;
-            matmul(rec, &layer.qkv, s.normed.bind(), count, Rows::Block, Epilogue::Store, &s.qkv)?;
+            matmul(rec, &layer.qkv, &s.normed, count, Rows::Block, Epilogue::Store, &s.qkv, &s.slices)?;
             if first == 0 {
                 for (row, token) in
                     cache.first_tokens(block.group()).iter().skip(block.start).take(count).enumerate()
@@ -233,10 +234,13 @@ impl Model {
         for (first, count) in chunks(from, to) {
             let hidden = s.hidden[side].view(first * width, count * width);
             let attended = s.attended.view(first * q_width, count * q_width);
-            matmul(rec, &layer.output, attended.bind(), count, Rows::Block, Epilogue::Add, &hidden)?;
+            let product = |rec: &mut Recorder, matrix, x: Values<'_>, epilogue, out: Values<'_>| {
+                matmul(rec, matrix, x, count, Rows::Block, epilogue, out, &s.slices)
+            };
+            product(rec, &layer.output, (&attended).into(), Epilogue::Add, (&hidden).into())?;
             rms_norm(rec, hidden.bind(), &layer.ffn_norm, self.config.epsilon, &s.normed, count, width)?;
-            matmul(rec, &layer.gate_up, s.normed.bind(), count, Rows::Block, Epilogue::SwiGlu, &s.inner)?;
-            matmul(rec, &layer.down, s.inner.bind(), count, Rows::Block, Epilogue::Add, &hidden)?;
+            product(rec, &layer.gate_up, (&s.normed).into(), Epilogue::SwiGlu, (&s.inner).into())?;
+            product(rec, &layer.down, (&s.inner).into(), Epilogue::Add, (&hidden).into())?;
         }
         Ok(())
     }
@@ -267,7 +271,7 @@ impl Model {
         let width = self.config.width;
         let hidden = s.hidden[block.side].view(first * width, count * width);
         rms_norm(rec, hidden.bind(), &self.output_norm, self.config.epsilon, &s.normed, count, width)?;
-        matmul(rec, &self.head, s.normed.bind(), count, Rows::Block, Epilogue::Store, out)
+        matmul(rec, &self.head, &s.normed, count, Rows::Block, Epilogue::Store, out, &s.slices)
     }
 
     /// Records the loss of every row of a finished block against `targets`, one for each row, to `out` from

@@ -2,7 +2,9 @@
 
 use super::Config;
 use crate::gpu::{Class, Family, Gpu, Tensor, VIEW_ALIGNMENT};
+use crate::kernels::activations::Activations;
 use crate::kernels::attention_parts::partial_len;
+use crate::kernels::matmul::{Rows, slices_len};
 use crate::kernels::matvec_dots;
 use crate::kernels::moments::moments_len;
 use crate::kernels::operand::Operand;
@@ -54,11 +56,13 @@ pub struct PrefillScratch {
     /// What is added to the logits of earlier rows. `[prefix, kv heads]`
     pub(super) bias: Tensor<f32>,
     /// `[CHUNK, width]`
-    pub(super) normed: Tensor<f32>,
+    pub(super) normed: Activations,
     /// `[CHUNK, qkv width]`
     pub(super) qkv: Tensor<f32>,
     /// `[CHUNK, ffn]`
-    pub(super) inner: Tensor<f32>,
+    pub(super) inner: Activations,
+    /// What a product needs beside its outputs.
+    pub(super) slices: Tensor<f32>,
 }
 
 /// Lengths of a prefill's tensors, in words of four bytes.
@@ -114,13 +118,15 @@ impl PrefillScratch {
             moments: f("moments", n.moments),
             index: std::array::from_fn(|_| u("index", n.scores)),
             bias: f("bias", prefix * config.heads.kv),
-            normed: f("normed", n.chunk * config.width),
+            normed: Activations::new(gpu, "normed", n.chunk * config.width, Rows::Block),
             qkv: f("qkv", n.chunk * config.heads.qkv_width()),
-            inner: f("inner", n.chunk * config.ffn),
+            inner: Activations::new(gpu, "inner", n.chunk * config.ffn, Rows::Block),
+            slices: f("slices", slices_len(gpu.tuning(), n.chunk, Rows::Block)),
         }
     }
 
-    /// Bytes of such a scratch, and of its largest tensor.
+    /// Bytes of such a scratch, and of its largest tensor, on a device without matrix units. With them the slices are 8
+    /// MiB, and what products read is half as large.
     pub fn bytes(config: &Config, rows: usize, prefix: usize) -> (u64, u64) {
         let n = Lengths::new(config, rows, prefix);
         let inner = n.chunk * (config.width + config.heads.qkv_width() + config.ffn);
@@ -144,7 +150,7 @@ pub struct DecodeScratch {
     /// The hidden rows. `[sequences, width]`
     pub(super) hidden: Tensor<f32>,
     /// What a product with many rows reads, where there may be many. `[sequences, width]`
-    pub(super) normed: Option<Tensor<f32>>,
+    pub(super) normed: Option<Activations>,
     /// What products by packed dot products read, where those serve.
     pub(super) operands: Option<Operands>,
     pub(super) qkv: Tensor<f32>,
@@ -154,7 +160,9 @@ pub struct DecodeScratch {
     pub(super) lse: Tensor<f32>,
     /// What attention counts in, zero between its dispatches. `[sequences, query heads]`
     pub(super) arrived: Tensor<u32>,
-    pub(super) inner: Tensor<f32>,
+    pub(super) inner: Activations,
+    /// What a product needs beside its outputs.
+    pub(super) slices: Tensor<f32>,
     /// Scaled attention scores by head and table index, when a policy thins by them.
     pub(super) weights: Tensor<f32>,
     /// Row tables under repair, while rows leave them.
@@ -177,10 +185,12 @@ impl DecodeScratch {
         let f = |label: &str, len: usize| gpu.tensor::<f32>(Class::Scratch, label, sequences * len);
         let strides = Strides::new(gpu, config, sequences, capacity);
         let operands = Operands::serve(gpu, sequences).then(|| Operands::new(gpu, config, sequences));
+        let rows = Rows::Batch { most: sequences };
+        let read = |label: &str, len: usize| Activations::new(gpu, label, sequences * len, rows);
         Self {
             sequences,
             hidden: f("hidden", config.width),
-            normed: (sequences > 1 && operands.is_none()).then(|| f("normed", config.width)),
+            normed: (sequences > 1 && operands.is_none()).then(|| read("normed", config.width)),
             operands,
             qkv: f("qkv", heads.qkv_width()),
             q: f("q", strides.q),
@@ -188,7 +198,8 @@ impl DecodeScratch {
             attended: f("attended", heads.q_width()),
             lse: f("lse", strides.lse),
             arrived: gpu.tensor(Class::Scratch, "arrived", sequences * heads.query),
-            inner: f("inner", config.ffn),
+            inner: read("inner", config.ffn),
+            slices: gpu.tensor(Class::Scratch, "slices", slices_len(gpu.tuning(), sequences, rows)),
             weights: f("attention scores", strides.weights),
             q_stride: strides.q,
             partial_stride: strides.partial,
@@ -207,7 +218,8 @@ impl DecodeScratch {
         let dense =
             2 * config.width + heads.qkv_width() + heads.q_width() + heads.query + config.ffn + config.vocab;
         let largest = strides.partial.max(strides.weights).max(config.ffn).max(config.vocab);
-        let total = sequences * (strided + dense) + heads.kv * capacity;
+        let slices = slices_len(gpu.tuning(), sequences, Rows::Batch { most: sequences });
+        let total = sequences * (strided + dense) + heads.kv * capacity + slices;
         let operands = if Operands::serve(gpu, sequences) { Operands::bytes(config, sequences) } else { 0 };
         (4 * total as u64 + operands, 4 * (sequences * largest) as u64)
     }

@@ -7,12 +7,13 @@
 use std::fmt;
 
 use benben::gpu::{Class, Family, Recorder, Tensor};
+use benben::kernels::activations::Activations;
 use benben::kernels::attention_decode::{Attended, attention_decode};
 use benben::kernels::attention_parts::{Attend, partial_len};
 use benben::kernels::attention_prefill::attention_prefill;
 use benben::kernels::check::Noise;
 use benben::kernels::kv_row::{Basis, KvRows};
-use benben::kernels::matmul::{Rows, matmul};
+use benben::kernels::matmul::{Rows, matmul, slices_len};
 use benben::kernels::matrix::{Epilogue, Matrix, Norm};
 use benben::kernels::matvec::matvec;
 use benben::kernels::matvec_dots::{MOST, To, matvec_dots};
@@ -112,6 +113,19 @@ impl Bench<'_> {
         self.gpu.tensor_with(Class::Scratch, "activations", &Noise::new(1).values(len))
     }
 
+    /// The same as a product reads them.
+    fn activations(&self, len: usize, rows: Rows) -> Activations {
+        Activations::with(self.gpu, "activations", &Noise::new(1).values(len), rows)
+    }
+
+    /// Room for what a product gives, which only a product reads if it is gated.
+    fn outputs(&self, len: usize, rows: Rows, epilogue: Epilogue) -> Activations {
+        match epilogue {
+            Epilogue::SwiGlu => self.activations(len, rows),
+            _ => Activations::Single(self.tensor(len)),
+        }
+    }
+
     /// A decode step's products for `count` sequences, in all layers.
     async fn decode_products(&mut self, count: usize) -> Result<()> {
         let (model, layers) = (self.model, self.model.config().layers);
@@ -125,8 +139,10 @@ impl Bench<'_> {
         ];
         for (name, matrices, normed, epilogue) in products {
             let (rows, cols) = (matrices[0].rows(), matrices[0].cols());
-            let (x, weight) = (self.tensor(count * cols), self.tensor(cols));
-            let out = self.tensor(count * epilogue.outputs(rows));
+            let kind = Rows::Batch { most: count };
+            let (x, weight) = (self.activations(count * cols, kind), self.tensor(cols));
+            let out = self.outputs(count * epilogue.outputs(rows), kind, epilogue);
+            let slices = self.tensor(slices_len(self.gpu.tuning(), count, kind));
             let norm = normed.then_some(Norm { weight: &weight, epsilon: 1e-5 });
             let flop = matrices.iter().map(|m| 2 * (count * m.rows() * m.cols()) as u64).sum();
             let work = Work { bytes: matrices.iter().map(|m| m.bytes()).sum(), flop };
@@ -154,8 +170,8 @@ impl Bench<'_> {
                     _ if dots && count <= MOST => {
                         matvec_dots(rec, matrix, &from, count, normed.then_some(1e-5), to)
                     }
-                    1 => matvec(rec, matrix, x.bind(), norm, epilogue, &out),
-                    _ => matmul(rec, matrix, x.bind(), count, Rows::Batch { most: count }, epilogue, &out),
+                    1 => matvec(rec, matrix, &x, norm, epilogue, &out),
+                    _ => matmul(rec, matrix, &x, count, kind, epilogue, &out, &slices),
                 })
             })
             .await?;
@@ -199,11 +215,13 @@ impl Bench<'_> {
             ("down", down, Epilogue::Add),
         ] {
             let (rows, cols) = (matrix.rows(), matrix.cols());
-            let (x, out) = (self.tensor(CHUNK * cols), self.tensor(CHUNK * epilogue.outputs(rows)));
+            let x = self.activations(CHUNK * cols, Rows::Block);
+            let out = self.outputs(CHUNK * epilogue.outputs(rows), Rows::Block, epilogue);
+            let slices = self.tensor(slices_len(self.gpu.tuning(), CHUNK, Rows::Block));
             let bytes = matrix.bytes() + x.bytes() + out.bytes();
             let work = Work { bytes, flop: 2 * (CHUNK * rows * cols) as u64 };
             let name = format!("prefill {name}, {CHUNK} x {rows} x {cols}");
-            self.time(name, work, |rec| matmul(rec, matrix, x.bind(), CHUNK, Rows::Block, epilogue, &out))
+            self.time(name, work, |rec| matmul(rec, matrix, &x, CHUNK, Rows::Block, epilogue, &out, &slices))
                 .await?;
         }
         Ok(())
