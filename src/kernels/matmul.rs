@@ -91,7 +91,7 @@ fn record(
 
 /// The kernel and its grid. Tiles of one kernel agree in every bit, kernels do not: what `count` chooses is a tile.
 fn choose(tuning: Tuning, part: &Part, count: usize, rows: Rows) -> (ShaderKey, [u32; 3]) {
-    let Tuning { family, subgroups, matrix_units, .. } = tuning;
+    let Tuning { family, subgroups, .. } = tuning;
     match (family, rows) {
         (Family::Lanes, _) => {
             let tile = Tile::of(part.format, subgroups, count);
@@ -101,12 +101,18 @@ fn choose(tuning: Tuning, part: &Part, count: usize, rows: Rows) -> (ShaderKey, 
             let columns = matvec_groups::columns(count);
             (matvec_groups::key(subgroups, columns), matvec_groups::grid(part.rows, count))
         }
-        (Family::Groups, _) if matrix_units => {
+        (Family::Groups, _) if on_matrix_units(tuning, rows) => {
             let columns = matmul_matrix::columns(rows);
             (matmul_matrix::key(columns), matmul_matrix::grid(part.rows, count, columns))
         }
         (Family::Groups, _) => (matmul_groups::key(), matmul_groups::grid(part.rows, count)),
     }
+}
+
+/// True if [`matmul`] computes such products on matrix units.
+pub fn on_matrix_units(tuning: Tuning, rows: Rows) -> bool {
+    let few = matches!(rows, Rows::Batch { most } if most <= matvec_groups::MOST);
+    tuning.family == Family::Groups && tuning.matrix_units && !few
 }
 
 /// Compares a product of two parts with its twin.

@@ -42,6 +42,7 @@ mod matvec_groups;
 mod matvec_lanes;
 pub mod moments;
 pub mod multiply;
+pub mod multiply_matrix;
 pub mod nearest;
 pub mod nll;
 pub mod observe;
@@ -49,6 +50,7 @@ pub mod page_bounds;
 pub mod page_score;
 pub mod part;
 pub mod pool;
+pub mod read;
 pub mod rms_norm;
 pub mod rope_ahead;
 pub mod rope_split;
@@ -68,7 +70,7 @@ use crate::gpu::ShaderKey;
 
 /// One variant at least of every way in which a shader can be assembled, for validation without a device.
 pub fn variants() -> Vec<ShaderKey> {
-    let kernels: [fn() -> Vec<ShaderKey>; 38] = [
+    let kernels: [fn() -> Vec<ShaderKey>; 40] = [
         accumulate::variants,
         attention_decode_groups::variants,
         attention_decode_lanes::variants,
@@ -91,12 +93,14 @@ pub fn variants() -> Vec<ShaderKey> {
         matvec::variants,
         moments::variants,
         multiply::variants,
+        multiply_matrix::variants,
         nearest::variants,
         nll::variants,
         observe::variants,
         page_bounds::variants,
         page_score::variants,
         pool::variants,
+        read::variants,
         rms_norm::variants,
         rope_ahead::variants,
         rope_split::variants,

@@ -12,7 +12,7 @@ use benben::kernels::attention_parts::{Attend, partial_len};
 use benben::kernels::attention_prefill::attention_prefill;
 use benben::kernels::check::Noise;
 use benben::kernels::kv_row::{Basis, KvRows};
-use benben::kernels::matmul::{Rows, matmul};
+use benben::kernels::matmul::{self, Rows, matmul};
 use benben::kernels::matrix::{Epilogue, Matrix, Norm};
 use benben::kernels::matvec::matvec;
 use benben::kv::Format;
@@ -59,6 +59,8 @@ struct Timed {
 struct Work {
     bytes: u64,
     flop: u64,
+    /// By the matrix units.
+    matrix_units: bool,
 }
 
 /// What times kernels.
@@ -126,7 +128,10 @@ impl Bench<'_> {
             let out = self.tensor(count * epilogue.outputs(rows));
             let norm = normed.then_some(Norm { weight: &weight, epsilon: 1e-5 });
             let flop = matrices.iter().map(|m| 2 * (count * m.rows() * m.cols()) as u64).sum();
-            let work = Work { bytes: matrices.iter().map(|m| m.bytes()).sum(), flop };
+            let bytes = matrices.iter().map(|m| m.bytes()).sum();
+            let matrix_units =
+                count > 1 && matmul::on_matrix_units(self.gpu.tuning(), Rows::Batch { most: count });
+            let work = Work { bytes, flop, matrix_units };
             let name = format!("decode {name}, {} x {count} x {rows} x {cols}", matrices.len());
             self.time(name, work, |rec| {
                 matrices.iter().try_for_each(|matrix| match count {
@@ -151,8 +156,8 @@ impl Bench<'_> {
         let (partial, lse) = (self.tensor(partial_len(heads, splits)), self.tensor(heads.query));
         let logits = self.tensor(0);
         let rows = (layers * count) as u64;
-        let work =
-            Work { bytes: rows * format.bytes_per_token(heads), flop: rows * 4 * heads.q_width() as u64 };
+        let bytes = rows * format.bytes_per_token(heads);
+        let work = Work { bytes, flop: rows * 4 * heads.q_width() as u64, matrix_units: false };
         let name = format!("decode attention, {layers} x {count} rows of {} bits", format.k.bits());
         self.time(name, work, |rec| {
             pools.iter().try_for_each(|rows| {
@@ -175,7 +180,8 @@ impl Bench<'_> {
             let (rows, cols) = (matrix.rows(), matrix.cols());
             let (x, out) = (self.tensor(CHUNK * cols), self.tensor(CHUNK * epilogue.outputs(rows)));
             let bytes = matrix.bytes() + x.bytes() + out.bytes();
-            let work = Work { bytes, flop: 2 * (CHUNK * rows * cols) as u64 };
+            let matrix_units = matmul::on_matrix_units(self.gpu.tuning(), Rows::Block);
+            let work = Work { bytes, flop: 2 * (CHUNK * rows * cols) as u64, matrix_units };
             let name = format!("prefill {name}, {CHUNK} x {rows} x {cols}");
             self.time(name, work, |rec| matmul(rec, matrix, x.bind(), CHUNK, Rows::Block, epilogue, &out))
                 .await?;
@@ -191,7 +197,7 @@ impl Bench<'_> {
         let lse = self.tensor(CHUNK * heads.query);
         let seen = (CHUNK * prefix + CHUNK * (CHUNK + 1) / 2) as u64;
         let bytes = q.bytes() + out.bytes() + k.bytes() + v.bytes() + lse.bytes();
-        let work = Work { bytes, flop: seen * 4 * heads.q_width() as u64 };
+        let work = Work { bytes, flop: seen * 4 * heads.q_width() as u64, matrix_units: false };
         let name = format!("prefill attention, {CHUNK} queries after {prefix} rows");
         self.time(name, work, |rec| {
             attention_prefill(rec, &q, &k, &v, heads, None, 1.0, prefix, CHUNK, &out, &lse)
@@ -203,15 +209,21 @@ impl Bench<'_> {
 impl Timed {
     fn new(name: String, work: Work, seconds: f64, ceilings: &Ceilings) -> Self {
         let [moved, computed] = [work.bytes, work.flop].map(|amount| amount as f64 / 1e9);
-        let memory = moved / ceilings.copy_gb_per_second;
-        let arithmetic = computed / ceilings.multiply_gflop_per_second;
+        let (rate, moving) = ceilings.memory();
+        let memory = moved / rate;
+        let units = ceilings.matrix_gflop_per_second.filter(|_| work.matrix_units);
+        let arithmetic = computed / units.unwrap_or(ceilings.multiply_gflop_per_second);
         Self {
             name,
             ms: 1e3 * seconds,
             gb_per_second: moved / seconds,
             gflop_per_second: computed / seconds,
             share_of_ceiling: memory.max(arithmetic) / seconds,
-            ceiling: if memory > arithmetic { "copy" } else { "multiply" },
+            ceiling: match units {
+                _ if memory > arithmetic => moving,
+                Some(_) => "matrix units",
+                None => "multiply",
+            },
         }
     }
 }
@@ -239,13 +251,25 @@ mod tests {
 
     #[test]
     fn the_nearer_ceiling_is_the_one_that_takes_longer() {
-        let ceilings = Ceilings { copy_gb_per_second: 10.0, multiply_gflop_per_second: 100.0 };
-        let of = |bytes, flop| Timed::new(String::new(), Work { bytes, flop }, 0.5, &ceilings);
+        let ceilings = Ceilings {
+            read_gb_per_second: 10.0,
+            copy_gb_per_second: 8.0,
+            multiply_gflop_per_second: 100.0,
+            matrix_gflop_per_second: Some(1000.0),
+        };
+        let by = |bytes, flop, matrix_units| {
+            Timed::new(String::new(), Work { bytes, flop, matrix_units }, 0.5, &ceilings)
+        };
+        let of = |bytes, flop| by(bytes, flop, false);
         let moves = of(4_000_000_000, 10_000_000_000);
-        assert_eq!((moves.ceiling, moves.gb_per_second, moves.gflop_per_second), ("copy", 8.0, 20.0));
+        assert_eq!((moves.ceiling, moves.gb_per_second, moves.gflop_per_second), ("reading", 8.0, 20.0));
         assert!((moves.share_of_ceiling - 0.8).abs() < 1e-9);
         let computes = of(1_000_000_000, 20_000_000_000);
         assert_eq!(computes.ceiling, "multiply");
         assert!((computes.share_of_ceiling - 0.4).abs() < 1e-9);
+        let fast = by(1_000_000_000, 200_000_000_000, true);
+        assert_eq!(fast.ceiling, "matrix units");
+        assert!((fast.share_of_ceiling - 0.4).abs() < 1e-9);
+        assert_eq!(by(1_000_000_000, 20_000_000_000, true).ceiling, "reading");
     }
 }

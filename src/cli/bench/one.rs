@@ -39,7 +39,7 @@ struct Report {
     #[serde(flatten)]
     ceilings: Ceilings,
     weight_gb_per_second: Option<f64>,
-    weight_share_of_read: Option<f64>,
+    weight_share_of_memory: Option<f64>,
     dispatches_per_token: Option<f64>,
     /// Those of wgpu between the dispatches.
     barriers_per_token: Option<f64>,
@@ -90,7 +90,7 @@ pub async fn run(args: &BenchArgs) -> Outcome {
         time_to_first_token_seconds: over(|run| Some(run.first_token)),
         ceilings,
         weight_gb_per_second: weights,
-        weight_share_of_read: weights.map(|rate| rate / ceilings.read_gb_per_second),
+        weight_share_of_memory: weights.map(|rate| rate / ceilings.memory().0),
         dispatches_per_token: over(|run| run.dispatches),
         barriers_per_token: over(|run| run.barriers),
         quarters: runs.last().map_or(Vec::new(), |run| run.quarters.clone()),
@@ -163,12 +163,11 @@ impl std::fmt::Display for Report {
         row("decode", number(self.decode_tokens_per_second, "tokens/s"));
         row("time to first token", number(self.time_to_first_token_seconds, "s"));
         row("weights read", number(self.weight_gb_per_second, "GB/s"));
-        let Ceilings { read_gb_per_second, multiply_gflop_per_second, matrix_gflop_per_second, .. } =
-            self.ceilings;
-        row("reading alone, for comparison", number(Some(read_gb_per_second), "GB/s"));
-        row("weights read / reading alone", number(self.weight_share_of_read.map(|x| 100.0 * x), "%"));
-        row("multiply, for comparison", number(Some(multiply_gflop_per_second), "GFLOP/s"));
-        row("matrix units, for comparison", number(matrix_gflop_per_second, "GFLOP/s"));
+        let (memory, moving) = self.ceilings.memory();
+        row(&format!("{moving}, for comparison"), number(Some(memory), "GB/s"));
+        row(&format!("weights read / {moving}"), number(self.weight_share_of_memory.map(|x| 100.0 * x), "%"));
+        row("multiply, for comparison", number(Some(self.ceilings.multiply_gflop_per_second), "GFLOP/s"));
+        row("matrix units, for comparison", number(self.ceilings.matrix_gflop_per_second, "GFLOP/s"));
         let count = |count: Option<f64>| count.map_or("-".to_owned(), |n| n.to_string());
         row("dispatches per token", count(self.dispatches_per_token));
         row("barriers between them", count(self.barriers_per_token));
