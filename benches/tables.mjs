@@ -16,7 +16,7 @@ const [BEGIN, END] = ["<!-- tables: benches/tables.mjs writes what follows -->",
 
 const rate = (value) => (value == null ? "-" : value.toFixed(value < 100 ? 1 : 0));
 const seconds = (value) => value.toFixed(2);
-const percent = (share) => `${(100 * share).toFixed(0)} %`;
+const percent = (share) => (share == null ? "-" : `${(100 * share).toFixed(0)} %`);
 const date = (time) => new Date(1000 * time).toISOString().slice(0, 10);
 
 function bytes(count) {
@@ -31,7 +31,14 @@ function table(head, rows) {
 }
 
 const ceilings = (run) =>
-  `copy ${rate(run.copy_gb_per_second)} GB/s, multiply ${rate(run.multiply_gflop_per_second)} GFLOP/s`;
+  [
+    run.read_gb_per_second && `read ${rate(run.read_gb_per_second)} GB/s`,
+    `copy ${rate(run.copy_gb_per_second)} GB/s`,
+    `multiply ${rate(run.multiply_gflop_per_second)} GFLOP/s`,
+    run.matrix_gflop_per_second && `matrix units ${rate(run.matrix_gflop_per_second)} GFLOP/s`,
+  ]
+    .filter(Boolean)
+    .join(", ");
 
 /** A suite's cells, or those of a peer, which has no plan and no comparison. */
 function suite(run) {
@@ -72,11 +79,11 @@ function one(run) {
     rate(run.prefill_tokens_per_second),
     rate(run.decode_tokens_per_second),
     `${seconds(run.time_to_first_token_seconds)} s`,
-    percent(run.weight_share_of_copy),
+    percent(run.weight_share_of_memory),
     bytes(run.kv_bytes),
     bytes(run.peak_bytes),
   ];
-  return table(["cache", "prompt + new", "prefill/s", "decode/s", "first token", "weights read / copy", "KV cache", "peak"], [row]);
+  return table(["cache", "prompt + new", "prefill/s", "decode/s", "first token", "weights read / ceiling", "KV cache", "peak"], [row]);
 }
 
 function llamaCpp(run) {

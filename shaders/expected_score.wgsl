@@ -35,6 +35,9 @@ fn value_norm(row: u32, head_set: u32) -> f32 {
     return sum / f32(heads);
 }
 
+// Logits that a lane fetches before it uses the first of them.
+const MANY = 8u;
+
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let column = group.x * 256u + lane;
@@ -43,10 +46,21 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var n = 0u; n < params.set_heads; n++) {
         let first = (group.y * params.set_heads + n) * params.count;
         var largest = logits[first];
-        for (var i = lane; i < params.count; i += 256u) { largest = max(largest, logits[first + i]); }
+        let last = first + params.count - 1u;
+        for (var i = lane; i < params.count; i += MANY * 256u) {
+            var some = array<f32, MANY>();
+            for (var k = 0u; k < MANY; k++) { some[k] = logits[min(first + i + k * 256u, last)]; }
+            for (var k = 0u; k < MANY; k++) { largest = max(largest, some[k]); }
+        }
         largest = max_across(lane, largest);
         var sum = 0.0;
-        for (var i = lane; i < params.count; i += 256u) { sum += exp(logits[first + i] - largest); }
+        for (var i = lane; i < params.count; i += MANY * 256u) {
+            var some = array<f32, MANY>();
+            for (var k = 0u; k < MANY; k++) { some[k] = logits[min(first + i + k * 256u, last)]; }
+            for (var k = 0u; k < MANY; k++) {
+                if i + k * 256u < params.count { sum += exp(some[k] - largest); }
+            }
+        }
         attention += exp(logits[first + row] - largest) / sum_across(lane, sum);
     }
     if column >= params.columns { return; }

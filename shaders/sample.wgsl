@@ -1,9 +1,9 @@
 // sample: draws the next token of each sequence from a row of logits and writes its id into the token buffer.
 // logits [rows, vocab] f32, read as bits, penalised in place · tokens u32: history read, tokens[at] written
-// one workgroup of 256 lanes a sequence, one dispatch. Lanes take every 256th logit where the order does not matter and
-// runs of neighbouring ids where it does.
+// one workgroup of 256 lanes a sequence, one dispatch. Lanes take every 256th logit, many of them at a time, so that the
+// workgroup waits for memory a few dozen times and not once for every 256 logits.
 //
-//   penalty -> top-k cut -> temperature -> top-p cut -> min-p -> walk the ids until their mass passes u
+//   penalty -> top-k cut -> temperature -> top-p cut -> min-p -> find the id at which the mass of all ids so far passes u
 //
 // Probabilities become integers of 2^-31 of the whole: integer sums have the same bits whatever the order, so
 // histograms may use atomics and a seed always draws the same token. NaN logits count as -infinity.
@@ -35,6 +35,8 @@ const INFINITY_BITS = 0x7f800000u;
 const SIGN_BIT = 0x80000000u;
 // The key of -infinity.
 const LOWEST = 0x007fffffu;
+// Logits that a lane fetches before it looks at the first of them.
+const MANY = 16u;
 
 /// A key that orders like the logit.
 fn key_of(i: u32) -> u32 {
@@ -67,9 +69,13 @@ var<workgroup> leaders: array<vec2<u32>, 256>;
 /// The largest key and the lowest id that has it.
 fn leader(lane: u32) -> vec2<u32> {
     var mine = vec2(0u, 0u);
-    for (var i = lane; i < own.vocab; i += 256u) {
-        let key = key_of(i);
-        if key > mine.x { mine = vec2(key, i); }
+    for (var first = lane; first < own.vocab; first += MANY * 256u) {
+        // The last logit as often as the last turn needs it: it never beats itself.
+        var keys = array<u32, MANY>();
+        for (var k = 0u; k < MANY; k++) { keys[k] = key_of(min(first + k * 256u, own.vocab - 1u)); }
+        for (var k = 0u; k < MANY; k++) {
+            if keys[k] > mine.x { mine = vec2(keys[k], min(first + k * 256u, own.vocab - 1u)); }
+        }
     }
     leaders[lane] = mine;
     for (var half = 128u; half > 0u; half /= 2u) {
@@ -100,19 +106,22 @@ fn mass(key: u32) -> u32 {
     return u32(weight(key) * unit + 0.5);
 }
 
-fn item(i: u32) -> vec2<u32> {
-    let key = key_of(i);
-    if key < lowest { return vec2(0u, 0u); }
-    if unit == 0.0 { return vec2(key, 1u); }
-    return vec2(key, mass(key));
+fn weight_of(key: u32) -> u32 {
+    if key < lowest { return 0u; }
+    if unit == 0.0 { return 1u; }
+    return mass(key);
 }
 
-/// The mass of token i in the final draw.
-fn chance(i: u32) -> u32 {
-    let key = key_of(i);
+/// The mass of a token in the final draw.
+fn chance(key: u32) -> u32 {
     if key < lowest || weight(key) < own.min_p { return 0u; }
     return mass(key);
 }
+
+// The masses of runs of neighbouring ids, and the run with the token that is drawn, its first id and the mass of the ids
+// before it.
+var<workgroup> runs: array<atomic<u32>, 256>;
+var<workgroup> run_drawn: vec2<u32>;
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -129,9 +138,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if job.top_k > 0u { lowest = radix_cut(lane, job.vocab, job.top_k).x; }
 
     var weights = 0.0;
-    for (var i = lane; i < job.vocab; i += 256u) {
-        let key = key_of(i);
-        if key >= lowest { weights += weight(key); }
+    for (var first = lane; first < job.vocab; first += MANY * 256u) {
+        var keys = array<u32, MANY>();
+        for (var k = 0u; k < MANY; k++) { keys[k] = key_of(min(first + k * 256u, job.vocab - 1u)); }
+        for (var k = 0u; k < MANY; k++) {
+            if keys[k] >= lowest && first + k * 256u < job.vocab { weights += weight(keys[k]); }
+        }
     }
     unit = 2147483648.0 / sum_across(lane, weights);
     if job.top_p_mass > 0u {
@@ -139,23 +151,36 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
 
     let run = (job.vocab + 255u) / 256u;
-    let begin = lane * run;
-    let end = min(begin + run, job.vocab);
-    var run_mass = 0u;
-    for (var i = begin; i < end; i++) { run_mass += chance(i); }
+    atomicStore(&runs[lane], 0u);
+    workgroupBarrier();
+    for (var first = lane; first < job.vocab; first += MANY * 256u) {
+        var keys = array<u32, MANY>();
+        for (var k = 0u; k < MANY; k++) { keys[k] = key_of(min(first + k * 256u, job.vocab - 1u)); }
+        for (var k = 0u; k < MANY; k++) {
+            let i = first + k * 256u;
+            if i < job.vocab {
+                let here = chance(keys[k]);
+                if here > 0u { atomicAdd(&runs[i / run], here); }
+            }
+        }
+    }
+    workgroupBarrier();
+    let run_mass = atomicLoad(&runs[lane]);
     let sums = scan_across(lane, run_mass);
     // Without a single finite logit there is nothing to draw from: mass 0 of the way is id 0.
     let random = select(job.random, 0.0, top == LOWEST);
     let goal = min(u32(random * f32(sums.y)), sums.y - 1u);
-    if sums.x <= goal && goal < sums.x + run_mass {
-        var passed = sums.x;
-        var choice = begin;
-        for (var i = begin; i < end && passed <= goal; i++) {
-            let here = chance(i);
-            passed += here;
-            if here > 0u { choice = i; }
-        }
-        tokens[job.at] = choice;
+    if sums.x <= goal && goal < sums.x + run_mass { run_drawn = vec2(lane * run, sums.x); }
+    workgroupBarrier();
+    let drawn = run_drawn;
+    var passed = drawn.y;
+    for (var turn = 0u; turn < run; turn += 256u) {
+        let i = drawn.x + turn + lane;
+        var here = 0u;
+        if turn + lane < run && i < job.vocab { here = chance(key_of(i)); }
+        let before = scan_across(lane, here);
+        if passed + before.x <= goal && goal < passed + before.x + here { tokens[job.at] = i; }
+        passed += before.y;
     }
 #endif
 }

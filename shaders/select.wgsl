@@ -16,9 +16,13 @@ const INFINITY_BITS = 0x7f800000u;
 // Where this workgroup's set begins in `scores`.
 var<private> set_first: u32;
 
-fn item(i: u32) -> vec2<u32> {
+fn key_of(i: u32) -> u32 {
     let bits = scores[set_first + i];
-    return vec2(select(0u, bits, bits <= INFINITY_BITS), 1u);
+    return select(0u, bits, bits <= INFINITY_BITS);
+}
+
+fn weight_of(key: u32) -> u32 {
+    return 1u;
 }
 
 struct Count { above: u32, equal: u32 }
@@ -27,7 +31,7 @@ struct Count { above: u32, equal: u32 }
 fn count(cut: u32, begin: u32, end: u32) -> Count {
     var found = Count(0u, 0u);
     for (var i = begin; i < end; i++) {
-        let key = item(i).x;
+        let key = key_of(i);
         found.above += u32(key > cut);
         found.equal += u32(key == cut);
     }
@@ -55,7 +59,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let first = group.x * (params.keep + params.tail);
     var at = first + above_before + min(ties, cut.y) - passed_before - min(passed_ties, skipped.y);
     for (var i = begin; i < end; i++) {
-        let key = item(i).x;
+        let key = key_of(i);
         let within = key > cut.x || (key == cut.x && ties < cut.y);
         let before = key > skipped.x || (key == skipped.x && passed_ties < skipped.y);
         if within && !before {

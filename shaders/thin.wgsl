@@ -27,12 +27,16 @@ var<private> table: u32;
 var<private> aside: u32;
 
 /// The score of a row of the block as a key that orders like it; NaN and negative ones count as 0.
-fn item(i: u32) -> vec2<u32> {
+fn key_of(i: u32) -> u32 {
     let slot = min(old[aside + i], params.capacity - 1u);
     let a = bitcast<f32>(book[table + 2u * params.capacity + slot]);
     let b = bitcast<f32>(book[table + 3u * params.capacity + slot]);
     let bits = bitcast<u32>(select(a + params.slope * b, a / max(b, 1.0), params.mean != 0u));
-    return vec2(select(0u, bits, bits <= INFINITY_BITS), 1u);
+    return select(0u, bits, bits <= INFINITY_BITS);
+}
+
+fn weight_of(key: u32) -> u32 {
+    return 1u;
 }
 
 @compute @workgroup_size(256)
@@ -52,7 +56,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var above = 0u;
     var equal = 0u;
     for (var i = begin; i < end; i++) {
-        let key = item(i).x;
+        let key = key_of(i);
         above += u32(key > cut.x);
         equal += u32(key == cut.x);
     }
@@ -60,7 +64,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var ties = scan_across(lane, equal).x;
     var kept = above_before + min(ties, cut.y);
     for (var i = begin; i < end; i++) {
-        let key = item(i).x;
+        let key = key_of(i);
         let stays = key > cut.x || (key == cut.x && ties < cut.y);
         book[first + select(rows - params.block + params.keep + i - kept, kept, stays)] = old[aside + i];
         kept += u32(stays);

@@ -81,7 +81,9 @@ fn doctor_tunes_the_device_and_finds_every_kernel_right() {
     assert_eq!((&report["tuning"]["source"], kept), (&"measured".into(), 1), "{report}");
     assert_eq!(report["passed"], true, "{report}");
     assert!(report["checks"].as_array().is_some_and(|checks| checks.len() > 20), "{report}");
-    for rate in ["copy_gb_per_second", "multiply_gflop_per_second", "matvec_gb_per_second"] {
+    for rate in
+        ["read_gb_per_second", "copy_gb_per_second", "multiply_gflop_per_second", "matvec_gb_per_second"]
+    {
         assert!(report[rate].as_f64() > Some(0.0), "{rate} of {report}");
     }
     assert!(report["adapters"][0]["max_buffer_size"].as_u64() > Some(0));
@@ -105,10 +107,12 @@ fn bench_measures_a_synthetic_model() {
         "prefill_tokens_per_second",
         "decode_tokens_per_second",
         "time_to_first_token_seconds",
+        "read_gb_per_second",
         "copy_gb_per_second",
         "weight_gb_per_second",
-        "weight_share_of_copy",
+        "weight_share_of_memory",
         "dispatches_per_token",
+        "barriers_per_token",
         "kv_bytes",
         "peak_bytes",
     ] {

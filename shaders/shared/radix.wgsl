@@ -1,11 +1,14 @@
 // radix: where to cut a list of weighted u32 keys so that the largest ones reach a wanted weight; no sort.
-// The importing shader defines `fn item(i: u32) -> vec2<u32>`, the key and the weight of entry i.
+// The importing shader defines `fn key_of(i: u32) -> u32`, the key of entry i, and `fn weight_of(key: u32) -> u32`.
 //
 //   key  | digit 3 | digit 2 | digit 1 | digit 0 |     one histogram of 256 bins per digit, from the top;
 //          pass 0    pass 1    pass 2    pass 3        each pass counts only keys that share the digits found
 //
 // Weights are integers: their sums do not depend on the order in which the lanes arrive.
 #import across
+
+// Keys that a lane fetches before it counts the first of them, so that it waits for memory once.
+const AHEAD = 8u;
 
 var<workgroup> radix_bins: array<atomic<u32>, 256>;
 var<workgroup> radix_found: vec2<u32>;
@@ -21,10 +24,17 @@ fn radix_cut(lane: u32, len: u32, wanted: u32) -> vec2<u32> {
         atomicStore(&radix_bins[lane], 0u);
         workgroupBarrier();
         let found = radix_found;
-        for (var i = lane; i < len; i += 256u) {
-            let entry = item(i);
-            let candidate = ((entry.x ^ found.x) & (0xffffff00u << shift)) == 0u;
-            if candidate && entry.y > 0u { atomicAdd(&radix_bins[(entry.x >> shift) & 255u], entry.y); }
+        for (var first = lane; first < len; first += AHEAD * 256u) {
+            var keys = array<u32, AHEAD>();
+            for (var k = 0u; k < AHEAD; k++) { keys[k] = key_of(min(first + k * 256u, len - 1u)); }
+            for (var k = 0u; k < AHEAD; k++) {
+                let key = keys[k];
+                let candidate = ((key ^ found.x) & (0xffffff00u << shift)) == 0u;
+                if candidate && first + k * 256u < len {
+                    let weight = weight_of(key);
+                    if weight > 0u { atomicAdd(&radix_bins[(key >> shift) & 255u], weight); }
+                }
+            }
         }
         workgroupBarrier();
         // Lane 0 has the largest digit, so the lanes before this one are what lies above its bin.

@@ -190,8 +190,10 @@ fn json_report(
         },
         "checks": checks.iter().map(check).collect::<Vec<_>>(),
         "passed": checks.iter().all(Check::passed),
+        "read_gb_per_second": ceilings.read_gb_per_second,
         "copy_gb_per_second": ceilings.copy_gb_per_second,
         "multiply_gflop_per_second": ceilings.multiply_gflop_per_second,
+        "matrix_gflop_per_second": ceilings.matrix_gflop_per_second,
         "matvec_gb_per_second": matvec,
     })
 }

@@ -1,24 +1,37 @@
-//! What the adapter reaches at best, the yardsticks for every kernel: bytes copied and values multiplied in a second.
+//! What the adapter reaches at best, the yardsticks for every kernel: bytes read and copied and values multiplied in a
+//! second.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use benben::gpu::{Class, Recorder, Tensor};
+use benben::kernels::check::Noise;
 use benben::kernels::copy::copy;
 use benben::kernels::matrix::{Epilogue, Matrix};
 use benben::kernels::matvec::matvec;
-use benben::kernels::multiply::{multiply, operations};
+use benben::kernels::multiply::multiply;
+use benben::kernels::multiply_matrix::multiply_matrix;
 use benben::kernels::part::Part;
+use benben::kernels::read::read;
+use benben::kernels::{multiply as scalar, multiply_matrix as matrices, read as reading};
 use benben::{Gpu, Result, RowFormat};
 use serde::Serialize;
 
-/// More than the caches of today's GPUs hold, and within the least binding that WebGPU promises.
-const BYTES: u64 = 128 << 20;
+/// Bytes read or copied, where a binding may be so large: ten times what the caches of today's GPUs hold.
+const BYTES: u64 = 512 << 20;
 /// Rounds that count.
 const ROUNDS: usize = 7;
+/// How long a GPU works before anything counts: an idle one has lowered its clocks.
+const WARM_UP: Duration = Duration::from_millis(40);
+/// A round of a GPU lasts about so long at least, so that the two timestamps around it do not count.
+const ROUND: f64 = 2e-3;
+/// Dispatches that a round may have: a recorder submits on its own when it has twice as many.
+const MOST_DISPATCHES: u64 = 1024;
 
 /// Lanes that multiply: more than today's GPUs run at once.
 const MULTIPLIERS: usize = 1 << 19;
+/// Subgroups that multiply matrices.
+const MATRIX_MULTIPLIERS: usize = 1 << 13;
 /// How long a measurement should last at least, so that starting it does not count.
 const LONG_ENOUGH: f64 = 0.02;
 /// More than that no device needs, and a loop of them ends within a second on any.
@@ -27,17 +40,34 @@ const MOST_ROUNDS: u32 = 1 << 14;
 /// What no kernel can exceed on an adapter.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Ceilings {
+    /// GB/s of reading alone.
+    pub read_gb_per_second: f64,
     /// GB/s of a copy, read and written bytes together.
     pub copy_gb_per_second: f64,
     /// GFLOP/s of f32 multiplications and additions in registers, two to a step.
     pub multiply_gflop_per_second: f64,
+    /// GFLOP/s of the matrix units on halves summed in f32; absent where kernels do not use them.
+    pub matrix_gflop_per_second: Option<f64>,
 }
 
 impl Ceilings {
     pub async fn measure(gpu: &Gpu) -> Result<Self> {
-        let (copy_gb_per_second, multiply_gflop_per_second) =
-            (copy_rate(gpu).await?, multiply_rate(gpu).await?);
-        Ok(Self { copy_gb_per_second, multiply_gflop_per_second })
+        Ok(Self {
+            read_gb_per_second: read_rate(gpu).await?,
+            copy_gb_per_second: copy_rate(gpu).await?,
+            multiply_gflop_per_second: multiply_rate(gpu).await?,
+            matrix_gflop_per_second: matrix_rate(gpu).await?,
+        })
+    }
+
+    /// GB/s that no kernel moves more than, and their name: of reading, as most kernels do little else, but where a
+    /// software adapter's loads cost it more than memory does, copying moves more bytes.
+    pub fn memory(&self) -> (f64, &'static str) {
+        if self.read_gb_per_second >= self.copy_gb_per_second {
+            (self.read_gb_per_second, "reading")
+        } else {
+            (self.copy_gb_per_second, "copy")
+        }
     }
 }
 
@@ -51,14 +81,24 @@ pub fn median(mut values: Vec<f64>) -> Option<f64> {
 
 impl fmt::Display for Ceilings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "  read            {:.1} GB/s", self.read_gb_per_second)?;
         writeln!(f, "  copy            {:.1} GB/s", self.copy_gb_per_second)?;
-        writeln!(f, "  multiply, f32   {:.1} GFLOP/s", self.multiply_gflop_per_second)
+        writeln!(f, "  multiply, f32   {:.1} GFLOP/s", self.multiply_gflop_per_second)?;
+        self.matrix_gflop_per_second.map_or(Ok(()), |rate| writeln!(f, "  matrix units    {rate:.1} GFLOP/s"))
     }
+}
+
+/// GB/s of reading on the device. What is written besides is little.
+async fn read_rate(gpu: &Gpu) -> Result<f64> {
+    let words = (BYTES.min(gpu.max_binding_bytes()) / 16 * 4) as usize;
+    let from = gpu.tensor::<u32>(Class::Scratch, "from", words);
+    let out = gpu.tensor::<u32>(Class::Scratch, "out", reading::outputs(words));
+    rate(gpu, 4 * words as u64, |rec| read(rec, &from, words, &out)).await
 }
 
 /// GB/s of a copy on the device, read and written bytes together.
 async fn copy_rate(gpu: &Gpu) -> Result<f64> {
-    let words = (BYTES.min(gpu.max_binding_bytes()) / 4) as usize;
+    let words = ((BYTES / 2).min(gpu.max_binding_bytes()) / 4) as usize;
     let [from, to] = ["from", "to"].map(|label| gpu.tensor::<u32>(Class::Scratch, label, words));
     rate(gpu, 8 * words as u64, |rec| copy(rec, &from, &to, words)).await
 }
@@ -66,18 +106,40 @@ async fn copy_rate(gpu: &Gpu) -> Result<f64> {
 /// GFLOP/s of a loop of multiplications and additions.
 async fn multiply_rate(gpu: &Gpu) -> Result<f64> {
     let out = gpu.tensor::<f32>(Class::Scratch, "out", MULTIPLIERS);
+    // A value that neither vanishes nor grows: it ends at 4.
+    let record = |rec: &mut Recorder, rounds| multiply(rec, &out, rounds, 0.75, 1.0);
+    let rounds = long_enough(gpu, record).await?;
+    rate(gpu, scalar::operations(MULTIPLIERS, rounds), |rec| record(rec, rounds)).await
+}
+
+/// GFLOP/s of a loop of products on matrix units, if kernels use them.
+async fn matrix_rate(gpu: &Gpu) -> Result<Option<f64>> {
+    if !gpu.tuning().matrix_units || gpu.try_kernel(&matrices::key()).await.is_err() {
+        return Ok(None);
+    }
+    let [lefts, rights, outputs] = matrices::sizes();
+    // Values that are not zeros: those would take less power, and a GPU would clock higher.
+    let operand = |len| gpu.tensor_with(Class::Scratch, "operand", &Noise::new(1).values(len));
+    let (left, right) = (operand(lefts), operand(rights));
+    let count = MATRIX_MULTIPLIERS.min(gpu.max_binding_bytes() as usize / 4 / outputs);
+    let out = gpu.tensor::<f32>(Class::Scratch, "out", count * outputs);
+    let record = |rec: &mut Recorder, rounds| multiply_matrix(rec, &left, &right, rounds, count, &out);
+    let rounds = long_enough(gpu, record).await?;
+    Ok(Some(rate(gpu, matrices::operations(count, rounds), |rec| record(rec, rounds)).await?))
+}
+
+/// The rounds of what is recorded that last [`LONG_ENOUGH`].
+async fn long_enough(gpu: &Gpu, record: impl Fn(&mut Recorder, u32) -> Result<()>) -> Result<u32> {
     let mut rec = Recorder::new(gpu);
     let mut rounds = 1;
     loop {
-        // A value that neither vanishes nor grows: it ends at 4.
-        multiply(&mut rec, &out, rounds, 0.75, 1.0)?;
+        record(&mut rec, rounds)?;
         let took = rec.submit_timed().done().await?.as_secs_f64();
         if took >= LONG_ENOUGH || rounds >= MOST_ROUNDS {
-            break;
+            return Ok(rounds);
         }
         rounds *= 2;
     }
-    rate(gpu, operations(MULTIPLIERS, rounds), |rec| multiply(rec, &out, rounds, 0.75, 1.0)).await
 }
 
 /// GB/s of weights that a product of a 4-bit matrix with one row reads.
@@ -99,17 +161,34 @@ async fn rate(gpu: &Gpu, amount: u64, record: impl Fn(&mut Recorder) -> Result<(
 /// Seconds that what is recorded takes on the device, the median of a few rounds.
 pub async fn seconds(gpu: &Gpu, record: impl Fn(&mut Recorder) -> Result<()>) -> Result<f64> {
     let mut rec = Recorder::new(gpu);
+    let before = gpu.counters().dispatches;
+    // This compiles the shader and clears the buffers.
+    round(&mut rec, &record, 1).await?;
+    let dispatches = gpu.counters().dispatches - before;
+    let (started, mut repeats) = (Instant::now(), 1);
+    // A software adapter is never idle enough to be slower, and its rounds are long.
+    while !gpu.is_software() && started.elapsed() < WARM_UP {
+        let took = round(&mut rec, &record, 1).await?;
+        repeats = ((ROUND / took).ceil() as u64).clamp(1, (MOST_DISPATCHES / dispatches.max(1)).max(1));
+    }
     let mut times = Vec::new();
-    for round in 0..=ROUNDS {
-        record(&mut rec)?;
-        let took = rec.submit_timed().done().await?;
-        // The first round compiles the shader and clears the buffers.
-        if round > 0 {
-            times.push(took.max(Duration::from_nanos(1)).as_secs_f64());
-        }
+    for _ in 0..ROUNDS {
+        times.push(round(&mut rec, &record, repeats).await? / repeats as f64);
     }
     gpu.check()?;
     Ok(median(times).unwrap_or(f64::INFINITY))
+}
+
+/// Seconds of one submission with as many repeats.
+async fn round(
+    rec: &mut Recorder,
+    record: &impl Fn(&mut Recorder) -> Result<()>,
+    repeats: u64,
+) -> Result<f64> {
+    for _ in 0..repeats {
+        record(rec)?;
+    }
+    Ok(rec.submit_timed().done().await?.max(Duration::from_nanos(1)).as_secs_f64())
 }
 
 #[cfg(test)]

@@ -44,6 +44,8 @@ pub struct Counters {
     pub pipelines: u64,
     /// Dispatches recorded.
     pub dispatches: u64,
+    /// Barriers that wgpu sets between recorded dispatches of one pass.
+    pub barriers: u64,
 }
 
 /// The books behind [`Bytes`] and [`Counters`].
@@ -56,6 +58,7 @@ pub(super) struct Account {
     pub bind_groups: AtomicU64,
     pub pipelines: AtomicU64,
     pub dispatches: AtomicU64,
+    pub barriers: AtomicU64,
 }
 
 impl Account {
@@ -92,6 +95,7 @@ impl Account {
             bind_groups: self.bind_groups.load(Relaxed),
             pipelines: self.pipelines.load(Relaxed),
             dispatches: self.dispatches.load(Relaxed),
+            barriers: self.barriers.load(Relaxed),
         }
     }
 }

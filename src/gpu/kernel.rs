@@ -26,7 +26,8 @@ pub(super) struct Inner {
     pub label: String,
     pub pipeline: LazyLock<wgpu::ComputePipeline, Compile>,
     pub layout: wgpu::BindGroupLayout,
-    pub bindings: usize,
+    /// Of the bindings after the first.
+    pub access: Vec<Access>,
     /// What binding 0 covers.
     pub params_bytes: u64,
 }
@@ -154,7 +155,7 @@ impl Gpu {
         let id = self.inner.kernels.described.fetch_add(1, Ordering::Relaxed);
         let compile = compile(device.clone(), label.clone(), text, layout.clone(), self.pipeline_cache());
         let pipeline = LazyLock::new(Box::new(compile) as Compile);
-        let inner = Inner { id, label, pipeline, layout, bindings: access.len(), params_bytes };
+        let inner = Inner { id, label, pipeline, layout, access, params_bytes };
         Ok(Kernel { inner: Arc::new(inner) })
     }
 }

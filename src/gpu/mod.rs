@@ -15,6 +15,7 @@
 mod account;
 mod adapter;
 mod arena;
+mod barriers;
 mod device;
 mod folder;
 mod kernel;

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::barriers::Barriers;
 use super::device::Gpu;
 use super::kernel::{JOB_BYTES, JOBS_BYTES, Kernel, PARAMS_BYTES};
 use super::readback::{Pending, Signal};
@@ -32,6 +33,7 @@ pub struct Recorder {
     groups: HashMap<Box<[u64]>, wgpu::BindGroup>,
     key: Vec<u64>,
     timer: Option<Timer>,
+    barriers: Barriers,
 }
 
 #[derive(Debug)]
@@ -60,6 +62,7 @@ impl Recorder {
             groups: HashMap::new(),
             key: Vec::new(),
             timer: Timer::new(device),
+            barriers: Barriers::default(),
         }
     }
 
@@ -122,6 +125,10 @@ impl Recorder {
         if (self.params.len() + params.len()) as u64 > ARENA_BYTES {
             self.submit();
         }
+        let writes = kernel.inner.access.iter().map(|access| access.writes());
+        if self.barriers.dispatch(bindings.iter().map(|b| b.id).zip(writes)) {
+            self.gpu.account().barriers.fetch_add(1, Relaxed);
+        }
         let group = self.group(kernel, bindings);
         let offset = self.params.len();
         self.params.extend_from_slice(params);
@@ -134,7 +141,7 @@ impl Recorder {
 
     fn check_limits(&self, kernel: &Kernel, bindings: &[Binding<'_>], grid: [u32; 3]) -> Result<()> {
         debug_assert_eq!(
-            kernel.inner.bindings,
+            kernel.inner.access.len(),
             bindings.len(),
             "{}: wrong number of bindings",
             kernel.label()
@@ -198,6 +205,7 @@ impl Recorder {
         count: usize,
     ) {
         let size = size_of::<T>() as u64;
+        self.barriers.end_pass();
         self.commands.push(Command::Copy {
             from: from.inner.buffer.clone(),
             from_offset: from.offset + first as u64 * size,
@@ -216,6 +224,7 @@ impl Recorder {
     fn read_bytes<T>(&mut self, from: &wgpu::Buffer, offset: u64, bytes: u64) -> Pending<T> {
         let to = self.staging(bytes);
         let (from, buffer, signal) = (from.clone(), to.clone(), Signal::default());
+        self.barriers.end_pass();
         self.commands.push(Command::Copy { from, from_offset: offset, to: to.clone(), to_offset: 0, bytes });
         self.reads.push((to, bytes, signal.clone()));
         Pending { gpu: self.gpu.clone(), buffer: Some(buffer), bytes, signal, kind: std::marker::PhantomData }
@@ -265,6 +274,7 @@ impl Recorder {
         });
         self.gpu.queue().write_buffer(&self.arena, 0, &self.params);
         self.params.clear();
+        self.barriers.end_pass();
         let mut encoder =
             self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         self.encode(&mut encoder, timer.as_ref());

@@ -235,6 +235,11 @@ impl Access {
         ];
         kinds.into_iter().find(|(text, _)| declaration.contains(text)).map(|(_, access)| access)
     }
+
+    /// True if the kernel may write what is bound.
+    pub(super) fn writes(self) -> bool {
+        matches!(self, Self::Write | Self::WriteTexels(_))
+    }
 }
 
 /// The storage bindings of an assembled shader, in order from `@binding(1)`.

@@ -91,7 +91,9 @@ pub async fn all(gpu: &Gpu) -> Result<Vec<Check>> {
     let mut checks = Vec::new();
     checks.extend(super::centre::checks(gpu).await?);
     checks.extend(super::copy::checks(gpu).await?);
+    checks.extend(super::read::checks(gpu).await?);
     checks.extend(super::multiply::checks(gpu).await?);
+    checks.extend(super::multiply_matrix::checks(gpu).await?);
     checks.extend(super::embed::checks(gpu).await?);
     checks.extend(super::fill::checks(gpu).await?);
     checks.extend(super::gather::checks(gpu).await?);

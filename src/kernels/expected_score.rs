@@ -141,7 +141,7 @@ mod tests {
             dim in 1usize..11,
             per_head: bool,
             prefix in 0usize..90,
-            count in 2usize..600,
+            count in 2usize..5000,
             percent in 1usize..=100,
             forced in 0usize..6,
         ) {

@@ -45,6 +45,7 @@ mod matvec_groups;
 mod matvec_lanes;
 pub mod moments;
 pub mod multiply;
+pub mod multiply_matrix;
 pub mod nearest;
 pub mod nll;
 pub mod observe;
@@ -54,6 +55,7 @@ pub mod page_score;
 pub mod part;
 pub mod pool;
 pub mod quantise;
+pub mod read;
 pub mod rms_norm;
 pub mod rope_ahead;
 pub mod rope_split;
@@ -73,7 +75,7 @@ use crate::gpu::ShaderKey;
 
 /// One variant at least of every way in which a shader can be assembled, for validation without a device.
 pub fn variants() -> Vec<ShaderKey> {
-    let kernels: [fn() -> Vec<ShaderKey>; 41] = [
+    let kernels: [fn() -> Vec<ShaderKey>; 43] = [
         accumulate::variants,
         attention_decode_groups::variants,
         attention_decode_lanes::variants,
@@ -98,6 +100,7 @@ pub fn variants() -> Vec<ShaderKey> {
         matvec_dots::variants,
         moments::variants,
         multiply::variants,
+        multiply_matrix::variants,
         nearest::variants,
         nll::variants,
         observe::variants,
@@ -105,6 +108,7 @@ pub fn variants() -> Vec<ShaderKey> {
         page_score::variants,
         pool::variants,
         quantise::variants,
+        read::variants,
         rms_norm::variants,
         rope_ahead::variants,
         rope_split::variants,

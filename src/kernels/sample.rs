@@ -280,7 +280,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(24))]
         #[test]
         fn agrees_with_its_twin(
-            vocab in 1usize..3000,
+            vocab in prop_oneof![1usize..3000, 3000usize..20_000],
             temperature in 0.3f32..1.5,
             (top_k, top_p, min_p) in (0u32..60, 0.3f32..1.2, -0.1f32..0.2),
             repetition_penalty in prop_oneof![Just(1.0f32), 1.0f32..2.0],
@@ -294,6 +294,16 @@ mod tests {
             // A cut next to a token's probability leaves all draws of a case undecided.
             prop_assume!((0..DRAWS).any(|step| twin(&logits, &history, step, &sampling).margin > DECIDED));
             assert_passed(pollster::block_on(check(&gpu(), &logits, &history, sampling)).map(|c| vec![c]));
+        }
+
+        /// Few different logits, so that the largest stands in many places, which lanes meet in any order.
+        #[test]
+        fn the_lowest_of_equal_ids_wins(vocab in 1usize..20_000, different in 1u32..2000, seed: u32) {
+            let mut noise = Noise::new(seed.into());
+            let logits: Vec<f32> = (0..vocab).map(|_| noise.below(different) as f32 - 700.0).collect();
+            let want = twin(&logits, &[], 0, &Sampling::default()).id;
+            let got = pollster::block_on(draw(&gpu(), &logits, &[], 3, &Sampling::default())).unwrap();
+            prop_assert_eq!(got, [want; 3]);
         }
 
         #[test]

@@ -13,7 +13,7 @@ use benben::kernels::attention_parts::{Attend, partial_len};
 use benben::kernels::attention_prefill::attention_prefill;
 use benben::kernels::check::Noise;
 use benben::kernels::kv_row::{Basis, KvRows};
-use benben::kernels::matmul::{Rows, matmul, slices_len};
+use benben::kernels::matmul::{Rows, matmul, reads_halves, slices_len};
 use benben::kernels::matrix::{Epilogue, Matrix, Norm};
 use benben::kernels::matvec::matvec;
 use benben::kernels::matvec_dots::{MOST, To, matvec_dots};
@@ -63,6 +63,8 @@ struct Timed {
 struct Work {
     bytes: u64,
     flop: u64,
+    /// By the matrix units.
+    matrix_units: bool,
 }
 
 /// What times kernels.
@@ -145,7 +147,9 @@ impl Bench<'_> {
             let slices = self.tensor(slices_len(self.gpu.tuning(), count, kind));
             let norm = normed.then_some(Norm { weight: &weight, epsilon: 1e-5 });
             let flop = matrices.iter().map(|m| 2 * (count * m.rows() * m.cols()) as u64).sum();
-            let work = Work { bytes: matrices.iter().map(|m| m.bytes()).sum(), flop };
+            let bytes = matrices.iter().map(|m| m.bytes()).sum();
+            let matrix_units = reads_halves(self.gpu.tuning(), kind);
+            let work = Work { bytes, flop, matrix_units };
             let name = format!("decode {name}, {} x {count} x {rows} x {cols}", matrices.len());
             let [from, next] =
                 [cols, epilogue.outputs(rows)].map(|width| Operand::new(self.gpu, count, width));
@@ -156,13 +160,13 @@ impl Bench<'_> {
             );
             let ones = self.tensor(epilogue.outputs(rows));
             let to = match epilogue {
-                Epilogue::Store => To::Store(&out),
+                Epilogue::Store => To::Store(&stream),
                 Epilogue::Add => To::Add { stream: &stream, weight: &ones, next: &next, code },
                 Epilogue::SwiGlu => To::SwiGlu { next: &next, code },
             };
             if dots && count <= MOST {
                 let mut rec = Recorder::new(self.gpu);
-                quantise(&mut rec, x.bind(), None, count, &from, code)?;
+                quantise(&mut rec, self.tensor(count * cols).bind(), None, count, &from, code)?;
                 rec.submit();
             }
             self.time(name, work, |rec| {
@@ -192,8 +196,8 @@ impl Bench<'_> {
         let logits = self.tensor(0);
         let arrived = self.gpu.tensor(Class::Scratch, "arrived", heads.query);
         let rows = (layers * count) as u64;
-        let work =
-            Work { bytes: rows * format.bytes_per_token(heads), flop: rows * 4 * heads.q_width() as u64 };
+        let bytes = rows * format.bytes_per_token(heads);
+        let work = Work { bytes, flop: rows * 4 * heads.q_width() as u64, matrix_units: false };
         let name = format!("decode attention, {layers} x {count} rows of {} bits", format.k.bits());
         self.time(name, work, |rec| {
             pools.iter().try_for_each(|rows| {
@@ -219,7 +223,8 @@ impl Bench<'_> {
             let out = self.outputs(CHUNK * epilogue.outputs(rows), Rows::Block, epilogue);
             let slices = self.tensor(slices_len(self.gpu.tuning(), CHUNK, Rows::Block));
             let bytes = matrix.bytes() + x.bytes() + out.bytes();
-            let work = Work { bytes, flop: 2 * (CHUNK * rows * cols) as u64 };
+            let matrix_units = reads_halves(self.gpu.tuning(), Rows::Block);
+            let work = Work { bytes, flop: 2 * (CHUNK * rows * cols) as u64, matrix_units };
             let name = format!("prefill {name}, {CHUNK} x {rows} x {cols}");
             self.time(name, work, |rec| matmul(rec, matrix, &x, CHUNK, Rows::Block, epilogue, &out, &slices))
                 .await?;
@@ -235,7 +240,7 @@ impl Bench<'_> {
         let lse = self.tensor(CHUNK * heads.query);
         let seen = (CHUNK * prefix + CHUNK * (CHUNK + 1) / 2) as u64;
         let bytes = q.bytes() + out.bytes() + k.bytes() + v.bytes() + lse.bytes();
-        let work = Work { bytes, flop: seen * 4 * heads.q_width() as u64 };
+        let work = Work { bytes, flop: seen * 4 * heads.q_width() as u64, matrix_units: false };
         let name = format!("prefill attention, {CHUNK} queries after {prefix} rows");
         self.time(name, work, |rec| {
             attention_prefill(rec, &q, &k, &v, heads, None, 1.0, prefix, CHUNK, &out, &lse)
@@ -247,15 +252,21 @@ impl Bench<'_> {
 impl Timed {
     fn new(name: String, work: Work, seconds: f64, ceilings: &Ceilings) -> Self {
         let [moved, computed] = [work.bytes, work.flop].map(|amount| amount as f64 / 1e9);
-        let memory = moved / ceilings.copy_gb_per_second;
-        let arithmetic = computed / ceilings.multiply_gflop_per_second;
+        let (rate, moving) = ceilings.memory();
+        let memory = moved / rate;
+        let units = ceilings.matrix_gflop_per_second.filter(|_| work.matrix_units);
+        let arithmetic = computed / units.unwrap_or(ceilings.multiply_gflop_per_second);
         Self {
             name,
             ms: 1e3 * seconds,
             gb_per_second: moved / seconds,
             gflop_per_second: computed / seconds,
             share_of_ceiling: memory.max(arithmetic) / seconds,
-            ceiling: if memory > arithmetic { "copy" } else { "multiply" },
+            ceiling: match units {
+                _ if memory > arithmetic => moving,
+                Some(_) => "matrix units",
+                None => "multiply",
+            },
         }
     }
 }
@@ -283,13 +294,25 @@ mod tests {
 
     #[test]
     fn the_nearer_ceiling_is_the_one_that_takes_longer() {
-        let ceilings = Ceilings { copy_gb_per_second: 10.0, multiply_gflop_per_second: 100.0 };
-        let of = |bytes, flop| Timed::new(String::new(), Work { bytes, flop }, 0.5, &ceilings);
+        let ceilings = Ceilings {
+            read_gb_per_second: 10.0,
+            copy_gb_per_second: 8.0,
+            multiply_gflop_per_second: 100.0,
+            matrix_gflop_per_second: Some(1000.0),
+        };
+        let by = |bytes, flop, matrix_units| {
+            Timed::new(String::new(), Work { bytes, flop, matrix_units }, 0.5, &ceilings)
+        };
+        let of = |bytes, flop| by(bytes, flop, false);
         let moves = of(4_000_000_000, 10_000_000_000);
-        assert_eq!((moves.ceiling, moves.gb_per_second, moves.gflop_per_second), ("copy", 8.0, 20.0));
+        assert_eq!((moves.ceiling, moves.gb_per_second, moves.gflop_per_second), ("reading", 8.0, 20.0));
         assert!((moves.share_of_ceiling - 0.8).abs() < 1e-9);
         let computes = of(1_000_000_000, 20_000_000_000);
         assert_eq!(computes.ceiling, "multiply");
         assert!((computes.share_of_ceiling - 0.4).abs() < 1e-9);
+        let fast = by(1_000_000_000, 200_000_000_000, true);
+        assert_eq!(fast.ceiling, "matrix units");
+        assert!((fast.share_of_ceiling - 0.4).abs() < 1e-9);
+        assert_eq!(by(1_000_000_000, 20_000_000_000, true).ceiling, "reading");
     }
 }

@@ -5,6 +5,7 @@
 
 use std::time::Instant;
 
+use benben::gpu::Counters;
 use benben::{GenerateOptions, Result, Session};
 use serde::Serialize;
 
@@ -38,8 +39,10 @@ struct Report {
     #[serde(flatten)]
     ceilings: Ceilings,
     weight_gb_per_second: Option<f64>,
-    weight_share_of_copy: Option<f64>,
+    weight_share_of_memory: Option<f64>,
     dispatches_per_token: Option<f64>,
+    /// Those of wgpu between the dispatches.
+    barriers_per_token: Option<f64>,
     /// Of the last run, if it was long.
     quarters: Vec<Quarter>,
     kv_bytes: u64,
@@ -87,8 +90,9 @@ pub async fn run(args: &BenchArgs) -> Outcome {
         time_to_first_token_seconds: over(|run| Some(run.first_token)),
         ceilings,
         weight_gb_per_second: weights,
-        weight_share_of_copy: weights.map(|rate| rate / ceilings.copy_gb_per_second),
+        weight_share_of_memory: weights.map(|rate| rate / ceilings.memory().0),
         dispatches_per_token: over(|run| run.dispatches),
+        barriers_per_token: over(|run| run.barriers),
         quarters: runs.last().map_or(Vec::new(), |run| run.quarters.clone()),
         kv_bytes: rows.bytes,
         kv_bytes_full_f16: rows.bytes_full_f16,
@@ -103,6 +107,7 @@ struct Run {
     first_token: f64,
     decode: Option<f64>,
     dispatches: Option<f64>,
+    barriers: Option<f64>,
     quarters: Vec<Quarter>,
 }
 
@@ -115,14 +120,14 @@ async fn measure(session: &mut Session, tokens: usize, answer: usize) -> Result<
     let options =
         GenerateOptions { max_tokens: answer, stop: Some(Vec::new()), ..GenerateOptions::default() };
     let mut generation = session.generate(&options)?;
-    let (mut dispatches, mut times, mut quarters) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut counters, mut times, mut quarters) = (Vec::new(), Vec::new(), Vec::new());
     let mut before = Instant::now();
     while let Some(id) = generation.next().await {
         id?;
-        dispatches.push(gpu.counters().dispatches);
+        counters.push(gpu.counters());
         times.push(1e3 * before.elapsed().as_secs_f64());
         before = Instant::now();
-        if answer >= LONG && dispatches.len() == (quarters.len() + 1) * answer / 4 {
+        if answer >= LONG && counters.len() == (quarters.len() + 1) * answer / 4 {
             let (kv, held) = (generation.session().kv(), gpu.bytes());
             quarters.push(Quarter {
                 ms_per_token: median(std::mem::take(&mut times)).unwrap_or(0.0),
@@ -133,13 +138,17 @@ async fn measure(session: &mut Session, tokens: usize, answer: usize) -> Result<
     }
     drop(generation);
     // Steps are submitted ahead: between two tokens one step is recorded, and none near the end.
-    let steps = dispatches.windows(2).map(|pair| (pair[1] - pair[0]) as f64).filter(|&n| n > 0.0);
+    let steps = counters.windows(2).filter(|pair| pair[1].dispatches > pair[0].dispatches);
+    let each = |of: fn(&Counters) -> u64| {
+        median(steps.clone().map(|pair| (of(&pair[1]) - of(&pair[0])) as f64).collect())
+    };
     let timing = session.timing();
     Ok(Run {
         prefill: timing.prefill_rate(),
         first_token: timing.prefill.as_secs_f64(),
         decode: (timing.answer_tokens > 1).then(|| timing.decode_rate()),
-        dispatches: median(steps.collect()),
+        dispatches: each(|made| made.dispatches),
+        barriers: each(|made| made.barriers),
         quarters,
     })
 }
@@ -154,10 +163,14 @@ impl std::fmt::Display for Report {
         row("decode", number(self.decode_tokens_per_second, "tokens/s"));
         row("time to first token", number(self.time_to_first_token_seconds, "s"));
         row("weights read", number(self.weight_gb_per_second, "GB/s"));
-        row("copy, for comparison", number(Some(self.ceilings.copy_gb_per_second), "GB/s"));
+        let (memory, moving) = self.ceilings.memory();
+        row(&format!("{moving}, for comparison"), number(Some(memory), "GB/s"));
+        row(&format!("weights read / {moving}"), number(self.weight_share_of_memory.map(|x| 100.0 * x), "%"));
         row("multiply, for comparison", number(Some(self.ceilings.multiply_gflop_per_second), "GFLOP/s"));
-        row("weights read / copy", number(self.weight_share_of_copy.map(|x| 100.0 * x), "%"));
-        row("dispatches per token", self.dispatches_per_token.map_or("-".to_owned(), |n| n.to_string()));
+        row("matrix units, for comparison", number(self.ceilings.matrix_gflop_per_second, "GFLOP/s"));
+        let count = |count: Option<f64>| count.map_or("-".to_owned(), |n| n.to_string());
+        row("dispatches per token", count(self.dispatches_per_token));
+        row("barriers between them", count(self.barriers_per_token));
         if !self.quarters.is_empty() {
             let each = |value: &dyn Fn(&Quarter) -> String| -> String {
                 self.quarters.iter().map(value).collect::<Vec<_>>().join(", ")

@@ -192,7 +192,12 @@ mod tests {
             weights: "q4".to_owned(),
             weight_bytes: 1,
             adapter: "an adapter".to_owned(),
-            ceilings: Ceilings { copy_gb_per_second: 8.0, multiply_gflop_per_second: 90.0 },
+            ceilings: Ceilings {
+                read_gb_per_second: 12.0,
+                copy_gb_per_second: 8.0,
+                multiply_gflop_per_second: 90.0,
+                matrix_gflop_per_second: Some(900.0),
+            },
             cells,
             packs: Vec::new(),
         }
