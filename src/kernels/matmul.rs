@@ -36,7 +36,7 @@ pub enum Rows {
 }
 
 /// The most rows of a batch that matrix-vector products take from matrix units.
-const MOST_OF_VECTORS: usize = 4;
+const MOST_OF_VECTORS: usize = 2;
 
 /// True where rows of this kind are multiplied on matrix units, which read halves.
 pub fn reads_halves(tuning: Tuning, rows: Rows) -> bool {
