@@ -157,11 +157,7 @@ pub(super) mod testing {
         ];
         if gpu.tuning().subgroups {
             let with = Tuning { subgroups: true, subgroup_lanes: gpu.tuning().subgroup_lanes, ..base };
-            tunings.extend([true, false].map(|wide_barriers| Tuning {
-                family: Family::Groups,
-                wide_barriers,
-                ..with
-            }));
+            tunings.push(Tuning { family: Family::Groups, ..with });
             tunings.extend([false, true].map(|textures| Tuning { family: Family::Lanes, textures, ..with }));
         }
         if gpu.has_matrix_units() {
