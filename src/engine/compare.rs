@@ -130,7 +130,7 @@ impl Session {
         for first in (0..rows).step_by(LOGIT_ROWS) {
             let count = LOGIT_ROWS.min(rows - first);
             let s = self.desk.prefill.as_ref().ok_or_else(not_reserved)?;
-            self.seq.model.block_logits(&mut self.desk.rec, s, block, (first, count), &logits)?;
+            self.seq.model.block_logits(&mut self.desk.rec, s, (first, count), &logits)?;
             let piece = self.desk.rec.read(&logits, 0, count * vocab);
             self.desk.rec.submit();
             if let Some((first, piece)) = earlier.replace((first, piece)) {

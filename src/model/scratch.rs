@@ -10,8 +10,8 @@ use crate::kernels::moments::moments_len;
 use crate::kernels::operand::Operand;
 use crate::kv::{MOST_TIERS, Role};
 
-/// Rows that the wide intermediate activations are computed for at a time; it bounds both memory and the time
-/// of one dispatch.
+/// Rows that run through a layer at a time; it bounds both the memory of what no later row needs and the time of one
+/// dispatch.
 pub(super) const CHUNK: usize = 512;
 
 /// The list of rows that a layer's main tier gains,
@@ -23,7 +23,8 @@ pub(super) const ON: usize = 2;
 /// and for each row, where it is merged into.
 pub(super) const INTO: usize = 3;
 
-/// Activations of a block of prompt rows.
+/// Activations of a block of prompt rows. What all rows keep from one chunk to the next are hidden rows, keys and values;
+/// all else is a chunk's own, or a few numbers a row.
 #[derive(Debug)]
 pub struct PrefillScratch {
     /// Rows that fit.
@@ -31,34 +32,38 @@ pub struct PrefillScratch {
     /// Earlier rows of a layer that fit beside them.
     pub(super) prefix: usize,
     pub(super) tokens: Tensor<u32>,
-    /// Hidden rows, and where the surviving ones are gathered to. `[rows, width]`
-    pub(super) hidden: [Tensor<f32>; 2],
+    /// `[rows, width]`
+    pub(super) hidden: Tensor<f32>,
     /// Their positions. `[rows]`
-    pub(super) positions: [Tensor<u32>; 2],
-    /// `[rows, query heads * dim]`
-    pub(super) q: Tensor<f32>,
+    pub(super) positions: Tensor<u32>,
     /// `[prefix + rows, kv heads * dim]`
     pub(super) k: Tensor<f32>,
     /// `[prefix + rows, kv heads * dim]`
     pub(super) v: Tensor<f32>,
-    /// `[rows, query heads * dim]`
-    pub(super) attended: Tensor<f32>,
-    /// `[rows, query heads]`
-    pub(super) lse: Tensor<f32>,
     /// `[kv heads, rows]`
     pub(super) scores: Tensor<f32>,
-    /// What one term gives. `[kv heads, rows]`
+    /// What a term gives that is not added up. `[kv heads, rows]`
     pub(super) term: Tensor<f32>,
-    /// Mean and covariance of the queries. `[query heads, 1 + dim, dim]`
-    pub(super) moments: Tensor<f32>,
+    /// What is added up while chunks run. `[kv heads, rows]` each
+    pub(super) tallies: Vec<Tensor<f32>>,
+    /// Expected logits, or what pooling leaves of a term. `[query heads, rows]`
+    pub(super) spread: Tensor<f32>,
+    /// Mean and covariance of the queries, with a chunk and before it. `[query heads, 1 + dim, dim]`
+    pub(super) moments: [Tensor<f32>; 2],
     /// Lists of rows, by [`MAIN`], [`TAIL`], [`ON`] and [`INTO`]. `[kv heads, rows]`
     pub(super) index: [Tensor<u32>; 4],
     /// What is added to the logits of earlier rows. `[prefix, kv heads]`
     pub(super) bias: Tensor<f32>,
     /// `[CHUNK, width]`
     pub(super) normed: Activations,
-    /// `[CHUNK, qkv width]`
+    /// Queries, keys and values, `[CHUNK, qkv width]`; or hidden rows that move up, `[CHUNK, width]`.
     pub(super) qkv: Tensor<f32>,
+    /// `[CHUNK, query heads * dim]`
+    pub(super) q: Tensor<f32>,
+    /// `[CHUNK, query heads * dim]`
+    pub(super) attended: Tensor<f32>,
+    /// `[CHUNK, query heads]`
+    pub(super) lse: Tensor<f32>,
     /// `[CHUNK, ffn]`
     pub(super) inner: Activations,
     /// What a product needs beside its outputs.
@@ -67,59 +72,68 @@ pub struct PrefillScratch {
 
 /// Lengths of a prefill's tensors, in words of four bytes.
 struct Lengths {
+    /// One word a row.
+    rows: usize,
     hidden: usize,
-    q: usize,
     kv: usize,
-    lse: usize,
     scores: usize,
+    spread: usize,
     moments: usize,
+    bias: usize,
     chunk: usize,
+    qkv: usize,
+    q: usize,
+    lse: usize,
 }
 
 impl Lengths {
     fn new(config: &Config, rows: usize, prefix: usize) -> Self {
         // Views of these tensors are cut at whole rows, whose count is then aligned whatever their width.
         let rows = rows.next_multiple_of(VIEW_ALIGNMENT);
-        let heads = config.heads;
+        let (heads, chunk) = (config.heads, CHUNK.min(rows));
         Self {
+            rows,
             hidden: rows * config.width,
-            q: rows * heads.q_width(),
             kv: (rows + prefix) * heads.kv_width(),
-            lse: rows * heads.query,
             scores: heads.kv * rows,
+            spread: heads.query * rows,
             moments: moments_len(heads.query, heads.dim),
-            chunk: CHUNK.min(rows),
+            bias: prefix * heads.kv,
+            chunk,
+            qkv: chunk * heads.qkv_width().max(config.width),
+            q: chunk * heads.q_width(),
+            lse: chunk * heads.query,
         }
     }
 }
 
 impl PrefillScratch {
-    /// Room for blocks of `rows` rows beside `prefix` earlier ones.
-    pub fn new(gpu: &Gpu, config: &Config, rows: usize, prefix: usize) -> Self {
+    /// Room for blocks of `rows` rows beside `prefix` earlier ones, for which a layer adds up as many as `tallies` scores
+    /// (see [`super::tally::most`]).
+    pub fn new(gpu: &Gpu, config: &Config, rows: usize, prefix: usize, tallies: usize) -> Self {
         let n = Lengths::new(config, rows, prefix);
         let f = |label: &str, len: usize| gpu.tensor::<f32>(Class::Scratch, label, len);
         let u = |label: &str, len: usize| gpu.tensor::<u32>(Class::Scratch, label, len);
         Self {
             rows,
             prefix,
-            tokens: u("tokens", rows),
-            hidden: [f("hidden", n.hidden), f("hidden", n.hidden)],
-            positions: [
-                u("positions", n.lse / config.heads.query),
-                u("positions", n.lse / config.heads.query),
-            ],
-            q: f("q", n.q),
+            tokens: u("tokens", n.rows),
+            hidden: f("hidden", n.hidden),
+            positions: u("positions", n.rows),
             k: f("k", n.kv),
             v: f("v", n.kv),
-            attended: f("attended", n.q),
-            lse: f("lse", n.lse),
             scores: f("scores", n.scores),
             term: f("term", n.scores),
-            moments: f("moments", n.moments),
-            index: std::array::from_fn(|_| u("index", n.scores)),
-            bias: f("bias", prefix * config.heads.kv),
+            tallies: (0..tallies).map(|_| f("tally", n.scores)).collect(),
+            spread: f("spread", n.spread),
+            moments: [(); 2].map(|()| f("moments", n.moments)),
+            index: [(); 4].map(|()| u("index", n.scores)),
+            bias: f("bias", n.bias),
             normed: Activations::new(gpu, "normed", n.chunk * config.width, Rows::Block),
-            qkv: f("qkv", n.chunk * config.heads.qkv_width()),
+            qkv: f("qkv", n.qkv),
+            q: f("q", n.q),
+            attended: f("attended", n.q),
+            lse: f("lse", n.lse),
             inner: Activations::new(gpu, "inner", n.chunk * config.ffn, Rows::Block),
             slices: f("slices", slices_len(gpu.tuning(), n.chunk, Rows::Block)),
         }
@@ -127,18 +141,18 @@ impl PrefillScratch {
 
     /// Bytes of such a scratch, and of its largest tensor, on a device without matrix units. With them the slices are 8
     /// MiB, and what products read is half as large.
-    pub fn bytes(config: &Config, rows: usize, prefix: usize) -> (u64, u64) {
+    pub fn bytes(config: &Config, rows: usize, prefix: usize, tallies: usize) -> (u64, u64) {
         let n = Lengths::new(config, rows, prefix);
-        let inner = n.chunk * (config.width + config.heads.qkv_width() + config.ffn);
-        let rest = n.lse + 6 * n.scores + n.moments + 3 * rows + prefix * config.heads.kv;
-        let total = 2 * n.hidden + 2 * n.q + 2 * n.kv + rest + inner;
-        let largest = n.hidden.max(n.q).max(n.kv).max(n.chunk * config.ffn);
-        (4 * total as u64, 4 * largest as u64)
+        let inner = n.chunk * config.ffn;
+        let of_block = 2 * n.rows + n.hidden + 2 * n.kv + (6 + tallies) * n.scores + n.spread + n.bias;
+        let of_chunk = n.chunk * config.width + n.qkv + 2 * n.q + n.lse + inner;
+        let largest = n.hidden.max(n.kv).max(n.qkv).max(inner);
+        (4 * (of_block + of_chunk + 2 * n.moments) as u64, 4 * largest as u64)
     }
 
-    /// True when a block of `rows` rows beside `prefix` earlier ones fits.
-    pub fn fits(&self, rows: usize, prefix: usize) -> bool {
-        rows <= self.rows && prefix <= self.prefix
+    /// True when a block of `rows` rows beside `prefix` earlier ones fits, with so many tallies.
+    pub fn fits(&self, rows: usize, prefix: usize, tallies: usize) -> bool {
+        rows <= self.rows && prefix <= self.prefix && tallies <= self.tallies.len()
     }
 }
 
@@ -184,7 +198,8 @@ impl DecodeScratch {
         let heads = config.heads;
         let f = |label: &str, len: usize| gpu.tensor::<f32>(Class::Scratch, label, sequences * len);
         let strides = Strides::new(gpu, config, sequences, capacity);
-        let operands = matvec_dots::serves(gpu.tuning(), sequences).then(|| Operands::new(gpu, config, sequences));
+        let operands =
+            matvec_dots::serves(gpu.tuning(), sequences).then(|| Operands::new(gpu, config, sequences));
         let rows = Rows::Batch { most: sequences };
         let read = |label: &str, len: usize| Activations::new(gpu, label, sequences * len, rows);
         Self {
@@ -220,7 +235,8 @@ impl DecodeScratch {
         let largest = strides.partial.max(strides.weights).max(config.ffn).max(config.vocab);
         let slices = slices_len(gpu.tuning(), sequences, Rows::Batch { most: sequences });
         let total = sequences * (strided + dense) + heads.kv * capacity + slices;
-        let operands = if matvec_dots::serves(gpu.tuning(), sequences) { Operands::bytes(config, sequences) } else { 0 };
+        let operands =
+            if matvec_dots::serves(gpu.tuning(), sequences) { Operands::bytes(config, sequences) } else { 0 };
         (4 * total as u64 + operands, 4 * (sequences * largest) as u64)
     }
 
