@@ -1,5 +1,5 @@
 // score: what both score kernels read and how they end a sum, see score.rs.
-// q [end - from, heads, dim] · lse [end - from, heads] · k and v [prefix + end, kv_heads, dim] · out [sets, columns] f32
+// q [end - begin, heads, dim] · lse [end - begin, heads] · k and v [prefix + end, kv_heads, dim] · out [sets, columns] f32
 // Column c is the key row of query row c, so the rows before the prefix's end are not scored.
 
 struct Params {
@@ -10,7 +10,7 @@ struct Params {
     dim: u32,           // in vec4
     lse_stride: u32,    // heads
     prefix: u32,        // key rows before the first query's own
-    from: u32,          // first query row at hand
+    begin: u32,         // first query row at hand
     end: u32,           // and the one after the last
     count: u32,         // query rows altogether
     oldest: u32,        // first query row that scores

@@ -297,3 +297,46 @@ impl Strides {
         Self { q, partial, lse, weights }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::AdapterChoice;
+    use crate::kernels::kv_row::Heads;
+    use crate::kv::policy::{Budget, Joint, Policy};
+    use crate::model::{SyntheticPreset, tally};
+
+    /// An 8B shape, and what a layer adds up under a policy with two terms.
+    fn large() -> (Config, usize) {
+        let config = SyntheticPreset::named("llama3-8b").expect("a preset").config();
+        let plan = Joint::new(Budget::Share(0.5)).plan(8192, config.layers).expect("a plan");
+        (config, tally::most(&plan, false))
+    }
+
+    #[test]
+    fn little_is_kept_of_long_prompts() {
+        let (config, tallies) = large();
+        let bytes = |rows| PrefillScratch::bytes(&config, rows, 0, tallies).0;
+        // Hidden rows take 16 KiB each, keys and values 8 KiB, all else under half a KiB.
+        let row = (bytes(16_384) - bytes(8192)) / 8192;
+        assert!((24 * 1024..24 * 1024 + 512).contains(&row), "{row} bytes a row");
+        // With all rows of queries, of what attention leaves and of a second hidden buffer it was 659 MB.
+        assert!(bytes(8192) < 280_000_000, "{}", bytes(8192));
+    }
+
+    #[test]
+    fn bytes_are_those_of_the_device() {
+        let gpu = pollster::block_on(Gpu::open(&AdapterChoice::Best)).expect("an adapter");
+        let (config, tallies) = large();
+        let config = Config { width: 72, ffn: 40, heads: Heads { query: 3, kv: 3, dim: 24 }, ..config };
+        for (rows, prefix) in [(1, 0), (70, 3), (700, 512)] {
+            let before = gpu.bytes().scratch;
+            let scratch = PrefillScratch::new(&gpu, &config, rows, prefix, tallies);
+            let (bytes, _) = PrefillScratch::bytes(&config, rows, prefix, tallies);
+            let made = gpu.bytes().scratch - before;
+            // A tensor has 16 bytes at least.
+            assert!((bytes..bytes + 64).contains(&made), "{made} bytes, not {bytes}");
+            drop(scratch);
+        }
+    }
+}
