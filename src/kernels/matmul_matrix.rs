@@ -5,11 +5,12 @@
 //! device busy, the columns are multiplied in slices, which `matmul_join` adds in their order.
 
 use super::activations::Values;
+use super::check::Check;
 use super::matmul::{self, Case, Choice, Rows};
 use super::matrix::{Epilogue, RowFormat};
 use super::part::Part;
-use crate::Result;
 use crate::gpu::{Family, Gpu, Recorder, Shader, ShaderKey, Tensor, TuningSource};
+use crate::{Error, Result};
 
 const SHADER: Shader = Shader { stem: STEM, text: include_str!("../../shaders/matmul_matrix.wgsl") };
 pub(super) const STEM: &str = "matmul_matrix";
@@ -177,18 +178,26 @@ pub(super) fn join(
 /// The same device, tuned to its matrix units if it has any and this kernel computes on them what its twin does. What
 /// goes wrong with that leaves the tuning as it is, and so does a tuning that the caller made.
 pub async fn prove(gpu: &Gpu) -> Gpu {
+    try_to_prove(gpu).await.unwrap_or_else(|_| gpu.clone())
+}
+
+/// [`prove`], or why the device's matrix units are not used.
+///
+/// # Errors
+/// What the device refuses, or which product is wrong on it.
+pub async fn try_to_prove(gpu: &Gpu) -> Result<Gpu> {
     let chosen = gpu.tuning_source() == TuningSource::Caller || gpu.tuning().family != Family::Groups;
     if chosen || gpu.tuning().matrix_units || !gpu.has_matrix_units() {
-        return gpu.clone();
+        return Ok(gpu.clone());
     }
     let tuned = gpu.tuned_to_matrix_units();
-    let proven = computes_rightly(&tuned).await.is_ok_and(|right| right);
-    if proven { tuned } else { gpu.clone() }
+    computes_rightly(&tuned).await?;
+    Ok(tuned)
 }
 
 /// Compares three small products with the twin, once their shaders are known to compile: by the largest tile, the smallest
 /// in slices, and one between. They have each format, each end, and both kinds of x and outputs.
-async fn computes_rightly(gpu: &Gpu) -> Result<bool> {
+async fn computes_rightly(gpu: &Gpu) -> Result<()> {
     let case = |format, epilogue, count, cols, single| Case {
         format,
         epilogue,
@@ -207,10 +216,12 @@ async fn computes_rightly(gpu: &Gpu) -> Result<bool> {
         let choose = |part: &Part| tile.choice(SHADER, part, (case.count, case.cols), slices, case.single);
         let check = matmul::check_chosen(gpu, case, choose).await?;
         if !check.passed() {
-            return Ok(false);
+            let Check { label, error, tolerance, .. } = check;
+            let need = format!("{label} within {tolerance:e} on matrix units");
+            return Err(Error::Unsupported { need, have: format!("an error of {error:e}") });
         }
     }
-    Ok(true)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -389,7 +400,7 @@ mod tests {
             assert!(pollster::block_on(gpu.try_kernel(&key)).is_err());
         }
         gpu.check().expect("no fault");
-        assert!(!pollster::block_on(computes_rightly(&gpu.tuned_to_matrix_units())).unwrap_or(false));
+        assert!(pollster::block_on(computes_rightly(&gpu.tuned_to_matrix_units())).is_err());
         gpu.check().expect("no fault");
     }
 }

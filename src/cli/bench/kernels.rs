@@ -169,9 +169,7 @@ impl Bench<'_> {
             }
             self.time(name, work, |rec| {
                 matrices.iter().try_for_each(|matrix| match count {
-                    _ if dots => {
-                        matvec_dots(rec, matrix, &from, count, normed.then_some(1e-5), to)
-                    }
+                    _ if dots => matvec_dots(rec, matrix, &from, count, normed.then_some(1e-5), to),
                     1 => matvec(rec, matrix, &x, norm, epilogue, &out),
                     _ => matmul(rec, matrix, &x, count, kind, epilogue, &out, &slices),
                 })
@@ -199,8 +197,14 @@ impl Bench<'_> {
         let name = format!("decode attention, {layers} x {count} rows of {} bits", format.k.bits());
         self.time(name, work, |rec| {
             pools.iter().try_for_each(|rows| {
-                let to =
-                    Attended { partial: &partial, logits: &logits, out: &out, lse: &lse, arrived: &arrived };
+                let to = Attended {
+                    partial: &partial,
+                    logits: &logits,
+                    out: &out,
+                    operand: None,
+                    lse: &lse,
+                    arrived: &arrived,
+                };
                 attention_decode(rec, &q, 1.0, &[Attend::alone(rows, count)], to)
             })
         })
