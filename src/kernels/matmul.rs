@@ -134,7 +134,7 @@ pub fn matmul<'a>(
 
 /// [`matmul`] by kernels of any choice.
 #[expect(clippy::too_many_arguments, reason = "an operation, its operands and how many rows of them")]
-fn record(
+pub(super) fn record(
     rec: &mut Recorder,
     matrix: &Matrix,
     x: Values<'_>,
