@@ -29,8 +29,8 @@ pub struct Cell {
 /// What a cell's run took.
 #[derive(Debug, Clone, Serialize)]
 pub struct Measured {
-    /// Prompt tokens of all sequences over the time until the last of them had its first token.
-    pub prefill_tokens_per_second: f64,
+    /// Prompt tokens of all sequences over the time until the last of them had its first token; absent, no prompt ran.
+    pub prefill_tokens_per_second: Option<f64>,
     /// Of all sequences together, while all of them generated; absent, they never did at once.
     pub decode_tokens_per_second: Option<f64>,
     /// Between two tokens of one sequence, meanwhile; the median.
@@ -90,6 +90,8 @@ pub struct Bench {
     pub limit: Duration,
     /// Tokens that a step computes at most; absent, the engine's default.
     pub step_tokens: Option<usize>,
+    /// Random rows stand in the place of prompts.
+    pub random_rows: bool,
 }
 
 /// Runs of a cell in which something was compiled count for nothing; the second one compiles nothing.
@@ -133,7 +135,7 @@ impl Bench {
         }
         let decode = times.decode_rate();
         Ok(Measured {
-            prefill_tokens_per_second: (cell.batch * cell.prompt_tokens) as f64 / times.every_first_token(),
+            prefill_tokens_per_second: self.prefill_rate(cell, times.every_first_token()),
             decode_tokens_per_second: decode,
             ms_per_token: decode.and_then(|_| times.between_tokens()).map(|seconds| 1e3 * seconds),
             time_to_first_token_seconds: times.first_token(),
@@ -148,9 +150,14 @@ impl Bench {
         })
     }
 
-    /// Sequences to compare: the first, the last, and some between them.
+    /// Prompt tokens a second, if prompts ran.
+    pub(super) fn prefill_rate(&self, cell: &Cell, seconds: f64) -> Option<f64> {
+        (!self.random_rows).then(|| (cell.batch * cell.prompt_tokens) as f64 / seconds)
+    }
+
+    /// Sequences to compare: the first, the last, and some between them. Answers to random rows mean nothing.
     pub(super) fn compared(&self, batch: usize) -> Vec<usize> {
-        let count = self.compare.min(batch);
+        let count = if self.random_rows { 0 } else { self.compare.min(batch) };
         (0..count).map(|i| i * (batch - 1) / (count - 1).max(1)).collect()
     }
 
@@ -174,7 +181,8 @@ impl Bench {
         let generate = GenerateOptions { max_tokens: cell.new_tokens, ..greedy() };
         let submit = |sequence| {
             let prompt = prompt(sequence, cell.prompt_tokens, self.model.config().vocab);
-            engine.submit(Request { prompt, kv: cache.kv.clone(), generate: generate.clone() })
+            let (kv, generate) = (cache.kv.clone(), generate.clone());
+            engine.submit(Request { prompt, kv, generate, random_rows: self.random_rows })
         };
         let answers = (0..cell.batch).map(submit).collect::<Result<Vec<_>>>()?;
         Ok((engine, answers))

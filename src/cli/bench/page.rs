@@ -102,7 +102,10 @@ impl Shown {
         Self {
             slot: slot(&lines.names, &lines.name(&row.cell)),
             cell: row.cell.clone(),
-            prefill: bar(|m| rate(Some(m.prefill_tokens_per_second)), |m| m.prefill_tokens_per_second),
+            prefill: bar(
+                |m| rate(m.prefill_tokens_per_second),
+                |m| m.prefill_tokens_per_second.unwrap_or(0.0),
+            ),
             decode: bar(|m| rate(m.decode_tokens_per_second), |m| m.decode_tokens_per_second.unwrap_or(0.0)),
             new_rate: text(|m| rate(Some(m.new_tokens_per_second))),
             ms: text(|m| rate(m.ms_per_token)),
@@ -166,7 +169,7 @@ mod tests {
 
     fn row(cache: &str, batch: usize, prompt_tokens: usize) -> Row {
         let measured = Measured {
-            prefill_tokens_per_second: 200.0,
+            prefill_tokens_per_second: Some(200.0),
             decode_tokens_per_second: (batch > 1).then_some(30.0 * batch as f64),
             ms_per_token: Some(1e3 / 30.0),
             time_to_first_token_seconds: 2.5,
@@ -198,6 +201,7 @@ mod tests {
                 multiply_gflop_per_second: 90.0,
                 matrix_gflop_per_second: Some(900.0),
             },
+            random_rows: false,
             cells,
             packs: Vec::new(),
         }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use benben::KvOptions;
 use benben::plan::Limits;
+use benben::{Error, KvOptions};
 
 use super::cache::Cache;
 use super::cell::{Alone, Bench, Cell, Measured};
@@ -23,6 +23,10 @@ struct Runner<'a> {
 
 pub async fn run(args: &BenchArgs, suite: Suite) -> Outcome {
     let grid = args.suite.grid(suite);
+    if grid.turns && args.suite.random_rows {
+        let reason = "--random-rows is for batches; with the suite depth, prompts must run".to_owned();
+        return Err(Error::Invalid(reason).into());
+    }
     let mut runner = Runner::new(args, suite).await?;
     if grid.turns {
         for cache in &grid.caches {
@@ -60,12 +64,13 @@ impl<'a> Runner<'a> {
             weight_bytes: gpu.bytes().weights,
             adapter: gpu.describe(),
             ceilings: Ceilings::measure(gpu).await?,
+            random_rows: args.suite.random_rows,
             cells: Vec::new(),
             packs: Vec::new(),
         };
         let limit = Duration::from_secs(args.suite.cell_seconds as u64);
-        let SuiteArgs { compare, step_tokens, .. } = args.suite;
-        let bench = Bench { model, alone: Alone::default(), compare, limit, step_tokens };
+        let SuiteArgs { compare, step_tokens, random_rows, .. } = args.suite;
+        let bench = Bench { model, alone: Alone::default(), compare, limit, step_tokens, random_rows };
         Ok(Self { args, bench, summary })
     }
 

@@ -21,6 +21,8 @@ pub struct Summary {
     pub adapter: String,
     #[serde(flatten)]
     pub ceilings: Ceilings,
+    /// Sequences had random rows in the place of those of their prompts.
+    pub random_rows: bool,
     pub cells: Vec<Row>,
     pub packs: Vec<Pack>,
 }
@@ -106,6 +108,9 @@ impl fmt::Display for Summary {
         let Self { suite, model, weights, adapter, ceilings, .. } = self;
         let held = bytes(self.weight_bytes);
         writeln!(f, "suite {suite}: {model}, weights {weights} ({held}), on {adapter}\n{ceilings}")?;
+        if self.random_rows {
+            writeln!(f, "random rows, as many as each cache keeps of its prompt, which did not run\n")?;
+        }
         let mut table = Table::new([
             "cache",
             "batch",
@@ -127,7 +132,7 @@ impl fmt::Display for Summary {
             let dash = || "-".to_owned();
             let cells = row.measured().map_or([(); 8].map(|()| dash()), |m| {
                 [
-                    rate(Some(m.prefill_tokens_per_second)),
+                    rate(m.prefill_tokens_per_second),
                     rate(m.decode_tokens_per_second),
                     rate(Some(m.new_tokens_per_second)),
                     rate(m.ms_per_token),

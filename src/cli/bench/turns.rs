@@ -77,7 +77,7 @@ impl Bench {
                 kv_bytes_reserved: self.plan(cell, cache)?.kv,
                 ..EngineReport::default()
             };
-            seat.measured(cell, &held, Agreement::default())
+            seat.measured(self, cell, &held, Agreement::default())
         };
         seats.iter().zip(cells).map(measured).collect()
     }
@@ -129,20 +129,26 @@ impl Bench {
                 let alone = self.run_alone(cell, cache, sequence).await?;
                 agreement.add(&alone[..together.len().min(alone.len())], &together);
             }
-            all.push(seat.measured(cell, &seat.runs.most, agreement)?);
+            all.push(seat.measured(self, cell, &seat.runs.most, agreement)?);
         }
         Ok(all)
     }
 }
 
 impl<T> Seat<T> {
-    fn measured(&self, cell: &Cell, held: &EngineReport, agreement: Agreement) -> Result<Measured> {
+    fn measured(
+        &self,
+        bench: &Bench,
+        cell: &Cell,
+        held: &EngineReport,
+        agreement: Agreement,
+    ) -> Result<Measured> {
         let [first, every_first] = self.first;
         let new_tokens = cell.batch * (1 + (TURNS + 1) * turn_tokens(cell)?);
         let (seconds, mean) =
             (every_first + self.spent, self.gaps.iter().sum::<f64>() / self.gaps.len() as f64);
         Ok(Measured {
-            prefill_tokens_per_second: (cell.batch * cell.prompt_tokens) as f64 / every_first,
+            prefill_tokens_per_second: bench.prefill_rate(cell, every_first),
             decode_tokens_per_second: Some(cell.batch as f64 / mean),
             ms_per_token: median(self.gaps.clone()).map(|seconds| 1e3 * seconds),
             time_to_first_token_seconds: first,
