@@ -35,7 +35,7 @@ pub(super) struct Tile {
 /// The most rows of x that are multiplied in slices of the columns.
 const FEW: usize = 64;
 /// With so many workgroups a device is busy without slices, or with smaller tiles. An H200 has 132 multiprocessors.
-const MANY: usize = 512;
+const MANY: usize = 400;
 const ENOUGH: usize = 96;
 const MOST_SLICES: usize = 8;
 /// The fewest steps of a slice.
@@ -45,10 +45,9 @@ impl Tile {
     const LARGE: Self = Self { inputs: 128, rows: 128, step: 64, own: [4, 2] };
     const SMALL: Self = Self { inputs: 64, rows: 64, step: 64, own: [2, 2] };
 
-    /// For at most 16 rows of x, or 32. Packed codes are so few bytes that a step needs more columns to keep memory busy.
-    fn flat(inputs: usize, format: RowFormat) -> Self {
-        let step = if format == RowFormat::F16 { 64 } else { 128 };
-        Self { inputs, rows: 64, step, own: [inputs / 16, 1] }
+    /// For at most 16 rows of x, or 32.
+    fn flat(inputs: usize) -> Self {
+        Self { inputs, rows: 64, step: 64, own: [inputs / 16, 1] }
     }
 
     /// The tile for a part: what the rows of a batch are multiplied by depends on the most there can be.
@@ -56,8 +55,8 @@ impl Tile {
         let most = most(count, rows);
         let large = most.div_ceil(Self::LARGE.inputs) * part.rows.div_ceil(Self::LARGE.rows);
         match most {
-            0..=16 => Self::flat(16, part.format),
-            17..=32 => Self::flat(32, part.format),
+            0..=16 => Self::flat(16),
+            17..=32 => Self::flat(32),
             65.. if large >= ENOUGH => Self::LARGE,
             _ => Self::SMALL,
         }
@@ -136,7 +135,7 @@ pub(super) fn choose(part: &Part, count: usize, cols: usize, rows: Rows, single:
 
 /// Every variant of the tiles, but for formats of weights and epilogues.
 pub(super) fn keys(format: RowFormat) -> Vec<ShaderKey> {
-    let tiles = [Tile::flat(16, format), Tile::flat(32, format), Tile::SMALL, Tile::LARGE];
+    let tiles = [Tile::flat(16), Tile::flat(32), Tile::SMALL, Tile::LARGE];
     let keys = tiles.map(|tile| tile.key(SHADER, format));
     keys.into_iter().flat_map(|key| [false, true].map(|single| key.clone().flag("SINGLE", single))).collect()
 }
@@ -201,7 +200,7 @@ async fn computes_rightly(gpu: &Gpu) -> Result<()> {
     let case = |format, epilogue, count, cols, single| Case {
         format,
         epilogue,
-        rows: [266, 6],
+        rows: [268, 8],
         cols,
         count,
         kind: Rows::Block,
@@ -210,7 +209,7 @@ async fn computes_rightly(gpu: &Gpu) -> Result<()> {
     let products = [
         (case(RowFormat::Q4, Epilogue::SwiGlu, 133, 608, false), Tile::LARGE, 1),
         (case(RowFormat::F16, Epilogue::Add, 70, 136, true), Tile::SMALL, 1),
-        (case(RowFormat::Q8, Epilogue::Store, 13, 1120, false), Tile::flat(16, RowFormat::Q8), 2),
+        (case(RowFormat::Q8, Epilogue::Store, 13, 1120, false), Tile::flat(16), 2),
     ];
     for (case, tile, slices) in products {
         let choose = |part: &Part| tile.choice(SHADER, part, (case.count, case.cols), slices, case.single);
@@ -299,7 +298,7 @@ mod tests {
             RowFormat::Q4 => Tile { rows: 64, ..Tile::LARGE },
             _ => Tile { step: 32, ..Tile::LARGE },
         };
-        [large, Tile::SMALL, Tile::flat(16, format), Tile::flat(32, format)]
+        [large, Tile::SMALL, Tile::flat(16), Tile::flat(32)]
     }
 
     proptest! {
@@ -359,7 +358,7 @@ mod tests {
 
     #[test]
     fn slices_fill_a_device_with_few_tiles_and_have_room() {
-        let q4 = Tile::flat(16, RowFormat::Q4);
+        let q4 = Tile::flat(16);
         for (rows, cols, slices) in [
             (4096, 4096, 8),
             (4096, 14336, 8),
