@@ -1,5 +1,5 @@
 // matvec_dots: x Wᵀ for one row of x or a few, by packed dot products of integers.
-// W: one part, [rows, cols] packed · x, steps: an operand of `count` columns · out [count][stride] f32 from column `first` on
+// W: one part, [rows, cols] packed · x: an operand of `count` columns · out [count][stride] f32 from column `first` on
 // A team of TEAM lanes, part of a subgroup, sums a row: neighbouring lanes read neighbouring units of it, FLIGHT of them
 // each before the first is used. The order of an output's sum does not depend on COLUMNS.
 // STORE   out = W x. grid: a workgroup per TEAMS rows
@@ -19,27 +19,20 @@ struct Params { rows: u32, cols: u32, first: u32, stride: u32, count: u32, to_gr
 @group(0) @binding(1) var<storage, read> words: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read> scales: array<u32>;
 @group(0) @binding(3) var<storage, read> x: array<vec4<u32>>;
-@group(0) @binding(4) var<storage, read> steps: array<vec4<f32>>;
 #ifdef STORE
-@group(0) @binding(5) var<storage, read_write> out: array<f32>;
+@group(0) @binding(4) var<storage, read_write> out: array<f32>;
 #else
-@group(0) @binding(5) var<storage, read_write> to_x: array<u32>;
-@group(0) @binding(6) var<storage, read_write> to_steps: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read_write> to_x: array<u32>;
 #endif
 #ifdef ADD
-@group(0) @binding(7) var<storage, read_write> stream: array<f32>;
-@group(0) @binding(8) var<storage, read> weight: array<f32>;
+@group(0) @binding(5) var<storage, read_write> stream: array<f32>;
+@group(0) @binding(6) var<storage, read> weight: array<f32>;
 #endif
 
 const LANES = #{LANES}u;
 const TEAM = #{TEAM}u;
 const TEAMS = LANES / TEAM;
 const COLUMNS = #{COLUMNS}u;
-#ifdef TWO_PLANES
-const PLANES = 2u;
-#else
-const PLANES = 1u;
-#endif
 #ifdef OPERAND
 var<workgroup> outputs: array<f32, 32u * COLUMNS>;
 #endif
@@ -57,7 +50,7 @@ fn norm(column: u32, member: u32, square: f32) -> f32 {
 #ifdef NORM
     var total = square;
 #ifdef F16
-    for (var g = member; g < GROUPS; g += TEAM) { total += steps[column * GROUPS + g].z; }
+    for (var g = member; g < GROUPS; g += TEAM) { total += step_of(column, g).z; }
 #endif
     return inverseSqrt(team_sum(total) / f32(params.cols) + params.epsilon);
 #else
@@ -75,24 +68,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #repeat c #{COLUMNS}
     let column_#{c} = min(top + #{c}u, params.count - 1u);
 #end
-#ifdef OPERAND
-    // At the end eight lanes a column hold the group, a quad each. What they need then is under way from here on.
-    let column = lane / 8u;
-    let first_output = place * 32u + lane % 8u * 4u;
-#endif
-#ifdef ADD
-    let to = (top + column) * params.stride + params.first + first_output;
-    var old = vec4<f32>();
-    var weights = vec4<f32>();
-    if column < min(COLUMNS, params.count - top) {
-#repeat i 4
-        if first_output + #{i}u < params.rows {
-            old[#{i}] = stream[to + #{i}u];
-            weights[#{i}] = weight[params.first + first_output + #{i}u];
-        }
-#end
-    }
-#endif
 #ifdef OPERAND
     for (var turn = team; turn < 32u; turn += TEAMS) {
         let output = place * 32u + turn;
@@ -136,7 +111,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             if i + #{j}u * TEAM < UNITS {
 #endif
 #repeat c #{COLUMNS}
+#ifdef F16
+                let step_#{c} = vec4<f32>();
+#else
                 let step_#{c} = step_of(column_#{c}, i_#{j});
+#endif
                 sum_#{c} = product(w_#{j}, column_#{c}, i_#{j}, step_#{c}, sum_#{c});
                 square_#{c} += step_#{c}.z;
 #ifdef SWIGLU
@@ -165,25 +144,30 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
 #ifdef OPERAND
     workgroupBarrier();
+    // Eight lanes a column hold the group now, a quad each.
+    let column = lane / 8u;
     if column >= min(COLUMNS, params.count - top) { return; }
-    let at = column * 32u + lane % 8u * 4u;
+    let eighth = lane % 8u;
+    let begin = place * 32u + eighth * 4u;
+    let at = column * 32u + eighth * 4u;
     var quad = vec4<f32>(outputs[at], outputs[at + 1u], outputs[at + 2u], outputs[at + 3u]);
     var squares = 0.0;
-#ifdef ADD
-    quad += old;
 #repeat i 4
-    if first_output + #{i}u < params.rows {
-        stream[to + #{i}u] = quad[#{i}];
-        squares = fma(quad[#{i}], quad[#{i}], squares);
-    }
-#end
-    // Past the last output the weights are zeros.
-    quad *= weights;
-#else
-#repeat i 4
-    if first_output + #{i}u >= params.rows / 2u { quad[#{i}] = 0.0; }
-#end
+#ifdef SWIGLU
+    if begin + #{i}u >= params.rows / 2u { quad[#{i}] = 0.0; }
 #endif
-    store_group(top + column, params.to_groups, params.first / 32u + place, lane % 8u, quad, squares);
+#ifdef ADD
+    if begin + #{i}u < params.rows {
+        let to = (top + column) * params.stride + params.first + begin + #{i}u;
+        let whole = stream[to] + quad[#{i}];
+        stream[to] = whole;
+        squares = fma(whole, whole, squares);
+        quad[#{i}] = whole * weight[params.first + begin + #{i}u];
+    } else {
+        quad[#{i}] = 0.0;
+    }
+#endif
+#end
+    store_group(top + column, params.to_groups, params.first / 32u + place, eighth, quad, squares);
 #endif
 }

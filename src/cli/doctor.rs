@@ -7,7 +7,7 @@ use std::path::Path;
 use benben::Gpu;
 use benben::gpu::{AdapterSummary, Family, Tuning, TuningSource, adapters, cache_folder};
 use benben::kernels::check::{self, Check};
-use benben::kernels::matmul_matrix::prove;
+use benben::kernels::matmul_matrix::try_to_prove;
 use benben::kernels::tune::{Trial, Tuned, tune};
 use serde_json::{Value, json};
 
@@ -40,7 +40,11 @@ pub async fn run(args: &DoctorArgs) -> Outcome {
         text(format!("\nmeasured on {}\n{}", gpu.describe(), trial_lines(&tuned)))?;
         keep(&mut gpu, cache_folder().as_deref())?;
     }
-    let gpu = prove(&gpu).await;
+    let proven = try_to_prove(&gpu).await;
+    if let Err(why) = &proven {
+        text(format!("\nmatrix units are not used: {why}\n"))?;
+    }
+    let gpu = proven.unwrap_or(gpu);
     text(format!("\ntuning\n  {}, {}\n", tuning(gpu.tuning()), source(&gpu)))?;
     let checks = check::all(&gpu).await?;
     gpu.check()?;

@@ -63,6 +63,7 @@ impl fmt::Display for ShaderKey {
 const SHARED: &[(&str, &str)] = &[
     ("across", include_str!("../../shaders/shared/across.wgsl")),
     ("attention_job", include_str!("../../shaders/shared/attention_job.wgsl")),
+    ("dot_add", include_str!("../../shaders/shared/dot_add.wgsl")),
     ("eight", include_str!("../../shaders/shared/eight.wgsl")),
     ("jobs", include_str!("../../shaders/shared/jobs.wgsl")),
     ("kv_block", include_str!("../../shaders/shared/kv_block.wgsl")),
@@ -76,6 +77,7 @@ const SHARED: &[(&str, &str)] = &[
     ("rope", include_str!("../../shaders/shared/rope.wgsl")),
     ("row_of_eight", include_str!("../../shaders/shared/row_of_eight.wgsl")),
     ("score", include_str!("../../shaders/shared/score.wgsl")),
+    ("stored", include_str!("../../shaders/shared/stored.wgsl")),
     ("weight_pack", include_str!("../../shaders/shared/weight_pack.wgsl")),
     ("weight_chunk", include_str!("../../shaders/shared/weight_chunk.wgsl")),
     ("weight_dots", include_str!("../../shaders/shared/weight_dots.wgsl")),

@@ -119,7 +119,8 @@ pub fn variants() -> Vec<ShaderKey> {
         of(Heads { query: 7, kv: 1, dim: 80 }, sixteen, sixteen),
     ];
     let smollm2 = super::attention_decode::variants_of(|heads| key(heads, 32), true);
-    smollm2.into_iter().chain(others).collect()
+    let operands = super::attention_decode::operand_variants(|heads| key(heads, 32));
+    smollm2.into_iter().chain(others).chain(operands).collect()
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ pub enum Rows {
 }
 
 /// The most rows of a batch that matrix-vector products take from matrix units.
-const MOST_OF_VECTORS: usize = 4;
+const MOST_OF_VECTORS: usize = 2;
 
 /// True where rows of this kind are multiplied on matrix units, which read halves.
 pub fn reads_halves(tuning: Tuning, rows: Rows) -> bool {
@@ -134,7 +134,7 @@ pub fn matmul<'a>(
 
 /// [`matmul`] by kernels of any choice.
 #[expect(clippy::too_many_arguments, reason = "an operation, its operands and how many rows of them")]
-fn record(
+pub(super) fn record(
     rec: &mut Recorder,
     matrix: &Matrix,
     x: Values<'_>,

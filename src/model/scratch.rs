@@ -1,7 +1,7 @@
 //! Activations: what a pass needs beside weights and cache, allocated once and used again.
 
 use super::Config;
-use crate::gpu::{Class, Family, Gpu, Tensor, VIEW_ALIGNMENT};
+use crate::gpu::{Class, Gpu, Tensor, VIEW_ALIGNMENT};
 use crate::kernels::activations::Activations;
 use crate::kernels::attention_parts::partial_len;
 use crate::kernels::matmul::{Rows, slices_len};
@@ -184,7 +184,8 @@ impl DecodeScratch {
         let heads = config.heads;
         let f = |label: &str, len: usize| gpu.tensor::<f32>(Class::Scratch, label, sequences * len);
         let strides = Strides::new(gpu, config, sequences, capacity);
-        let operands = Operands::serve(gpu, sequences).then(|| Operands::new(gpu, config, sequences));
+        let operands =
+            matvec_dots::serves(gpu.tuning(), sequences).then(|| Operands::new(gpu, config, sequences));
         let rows = Rows::Batch { most: sequences };
         let read = |label: &str, len: usize| Activations::new(gpu, label, sequences * len, rows);
         Self {
@@ -220,7 +221,8 @@ impl DecodeScratch {
         let largest = strides.partial.max(strides.weights).max(config.ffn).max(config.vocab);
         let slices = slices_len(gpu.tuning(), sequences, Rows::Batch { most: sequences });
         let total = sequences * (strided + dense) + heads.kv * capacity + slices;
-        let operands = if Operands::serve(gpu, sequences) { Operands::bytes(config, sequences) } else { 0 };
+        let operands =
+            if matvec_dots::serves(gpu.tuning(), sequences) { Operands::bytes(config, sequences) } else { 0 };
         (4 * total as u64 + operands, 4 * (sequences * largest) as u64)
     }
 
@@ -247,11 +249,6 @@ pub(super) struct Operands {
 }
 
 impl Operands {
-    /// True where steps of so many sequences multiply by packed dot products.
-    fn serve(gpu: &Gpu, sequences: usize) -> bool {
-        gpu.tuning().family == Family::Groups && gpu.tuning().planes > 0 && sequences <= matvec_dots::MOST
-    }
-
     fn new(gpu: &Gpu, config: &Config, sequences: usize) -> Self {
         let [stream, attended, inner] = Self::widths(config).map(|width| Operand::new(gpu, sequences, width));
         Self { stream, attended, inner }

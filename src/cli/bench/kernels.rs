@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use benben::gpu::{Class, Family, Recorder, Tensor};
+use benben::gpu::{Class, Recorder, Tensor};
 use benben::kernels::activations::Activations;
 use benben::kernels::attention_decode::{Attended, attention_decode};
 use benben::kernels::attention_parts::{Attend, partial_len};
@@ -16,7 +16,7 @@ use benben::kernels::kv_row::{Basis, KvRows};
 use benben::kernels::matmul::{Rows, matmul, reads_halves, slices_len};
 use benben::kernels::matrix::{Epilogue, Matrix, Norm};
 use benben::kernels::matvec::matvec;
-use benben::kernels::matvec_dots::{MOST, To, matvec_dots};
+use benben::kernels::matvec_dots::{self, To, matvec_dots};
 use benben::kernels::operand::{Code, Operand};
 use benben::kernels::quantise::quantise;
 use benben::kv::Format;
@@ -85,7 +85,7 @@ pub async fn run(args: &BenchArgs) -> Outcome {
         kernels: Vec::new(),
     };
     let mut bench = Bench { gpu, model: &model, report };
-    for sequences in [1, MOST, MANY] {
+    for sequences in [1, 2, MANY] {
         bench.decode_products(sequences).await?;
     }
     for format in [Format::F16, Format::both(KvBits::Four)] {
@@ -154,26 +154,22 @@ impl Bench<'_> {
             let [from, next] =
                 [cols, epilogue.outputs(rows)].map(|width| Operand::new(self.gpu, count, width));
             let (tuning, stream) = (self.gpu.tuning(), self.tensor(count * epilogue.outputs(rows)));
-            let (dots, code) = (
-                tuning.family == Family::Groups && tuning.planes > 0,
-                Code::of(tuning, matrices[0].format()),
-            );
+            let dots = matvec_dots::serves(tuning, count);
+            let code = Code::of(tuning, matrices[0].format());
             let ones = self.tensor(epilogue.outputs(rows));
             let to = match epilogue {
                 Epilogue::Store => To::Store(&stream),
                 Epilogue::Add => To::Add { stream: &stream, weight: &ones, next: &next, code },
                 Epilogue::SwiGlu => To::SwiGlu { next: &next, code },
             };
-            if dots && count <= MOST {
+            if dots {
                 let mut rec = Recorder::new(self.gpu);
                 quantise(&mut rec, self.tensor(count * cols).bind(), None, count, &from, code)?;
                 rec.submit();
             }
             self.time(name, work, |rec| {
                 matrices.iter().try_for_each(|matrix| match count {
-                    _ if dots && count <= MOST => {
-                        matvec_dots(rec, matrix, &from, count, normed.then_some(1e-5), to)
-                    }
+                    _ if dots => matvec_dots(rec, matrix, &from, count, normed.then_some(1e-5), to),
                     1 => matvec(rec, matrix, &x, norm, epilogue, &out),
                     _ => matmul(rec, matrix, &x, count, kind, epilogue, &out, &slices),
                 })
@@ -201,8 +197,14 @@ impl Bench<'_> {
         let name = format!("decode attention, {layers} x {count} rows of {} bits", format.k.bits());
         self.time(name, work, |rec| {
             pools.iter().try_for_each(|rows| {
-                let to =
-                    Attended { partial: &partial, logits: &logits, out: &out, lse: &lse, arrived: &arrived };
+                let to = Attended {
+                    partial: &partial,
+                    logits: &logits,
+                    out: &out,
+                    operand: None,
+                    lse: &lse,
+                    arrived: &arrived,
+                };
                 attention_decode(rec, &q, 1.0, &[Attend::alone(rows, count)], to)
             })
         })
