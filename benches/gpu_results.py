@@ -53,7 +53,11 @@ def agreement(cell):
     same = cell.get("agreement") or {}
     if not same.get("sequences"):
         return ""
-    return f", {same['identical']} of {same['sequences']} answers the same as alone"
+    wrong = f", {same['wrong']} WRONG" if same["wrong"] else ""
+    return (
+        f", {same['identical']} of {same['sequences']} answers the same as alone, {same['near_ties']} near ties{wrong} "
+        f"(margin {same['largest_margin']:.1e}, explained {same['explained_margin']:.1e})"
+    )
 
 
 def part_8b():
