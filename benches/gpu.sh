@@ -5,12 +5,12 @@
 #   DIR/gpu.sh run OUT [--tiny] [PART...]    measures, and leaves JSON, HTML and text in OUT
 #
 # Parts, each of which ends with lines of results (also in OUT/results.txt); all of them unless some are named:
-#   kernels     benben doctor, and each hot kernel alone
 #   8b          an 8B model in Q4_0, one sequence, beside llama.cpp's Vulkan back end on the same file
 #   13b         PyramidInfer's setting, 32 sequences of 512 + 256 tokens, beside transformers
 #   depth       8 sequences after 32k tokens each, a full cache beside a small one
 #   small       a 1B and a 135M model, beside llama.cpp
 #   selection   what PyramidInfer's running sums and selections cost a token
+#   kernels     benben doctor, and each hot kernel alone
 #
 # That machine needs an NVIDIA driver and, for the peers, a `python3` with numpy, torch and transformers; no network and
 # no compiler. Every part has a time limit, all of them together SECONDS_IN_ALL (590), and what was measured until then stays.
@@ -147,7 +147,7 @@ kernels() {
 }
 
 eight() {
-    if [ "$tiny" ]; then beside_llama_cpp 8b tiny 120 64 16; else beside_llama_cpp 8b llama3-8b 45 512 128; fi
+    if [ "$tiny" ]; then beside_llama_cpp 8b tiny 120 64 16; else beside_llama_cpp 8b llama3-8b 60 512 128; fi
 }
 
 thirteen() {
@@ -196,7 +196,7 @@ run() {
     [ "${1:-}" = --tiny ] && tiny=yes && shift
     local part
     for part in "$@"; do
-        case $part in kernels | 8b | 13b | depth | small | selection) ;; *) usage ;; esac
+        case $part in 8b | 13b | depth | small | selection | kernels) ;; *) usage ;; esac
     done
     ends=$(($(date +%s) + ${SECONDS_IN_ALL:-590}))
     mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 1
@@ -217,7 +217,7 @@ run() {
         memory="--memory $((free - 4096))MiB"
         nvidia-smi >"$out/nvidia-smi.txt"
     fi
-    for part in ${*:-kernels 8b 13b depth small selection}; do
+    for part in ${*:-8b 13b depth small selection kernels}; do
         case $part in 8b) eight ;; 13b) thirteen ;; *) "$part" ;; esac
         "$python" "$program/gpu_results.py" "$out" "$part" | tee -a "$out/results.txt"
     done

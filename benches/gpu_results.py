@@ -37,7 +37,7 @@ def beside_llama_cpp(name, title):
             for figure in ("decode_tokens_per_second", "prefill_tokens_per_second")
         )
         same = "" if theirs["adapter"] in ours["adapter"] else f"; NOT ONE ADAPTER: {theirs['adapter']}, {ours['adapter']}"
-        yield f"{title}: benben, {what} ({theirs['layers_on_it']} layers on the GPU): decode {decode}; prefill {prefill}{same}"
+        yield f"{title}: benben, {what} ({theirs['layers_on_it']} layers on the GPU, matrix cores {theirs['matrix_cores']}): decode {decode}; prefill {prefill}{same}"
 
 
 def cells(name):
@@ -53,7 +53,11 @@ def agreement(cell):
     same = cell.get("agreement") or {}
     if not same.get("sequences"):
         return ""
-    return f", {same['identical']} of {same['sequences']} answers the same as alone"
+    wrong = f", {same['wrong']} WRONG" if same["wrong"] else ""
+    return (
+        f", {same['identical']} of {same['sequences']} answers the same as alone, {same['near_ties']} near ties{wrong} "
+        f"(margin {same['largest_margin']:.1e}, explained {same['explained_margin']:.1e})"
+    )
 
 
 def part_8b():
@@ -69,7 +73,10 @@ def part_small():
 def part_13b():
     peer = cells("13b-transformers").get("full", {})
     theirs = peer.get("new_tokens_per_second")
-    yield f"13B: transformers {rate(theirs)} new tok/s (prefill {rate(peer.get('prefill_tokens_per_second'))}, decode {rate(peer.get('decode_tokens_per_second'))})"
+    if not theirs:
+        yield "13B: transformers was not measured"
+    else:
+        yield f"13B: transformers {rate(theirs)} new tok/s (prefill {rate(peer.get('prefill_tokens_per_second'))}, decode {rate(peer.get('decode_tokens_per_second'))})"
     for weights in ("f16", "q4"):
         for cache, cell in cells(f"13b-{weights}").items():
             if reason(cell):
@@ -100,7 +107,8 @@ def part_depth():
 def part_kernels():
     doctor = out / "doctor.txt"
     text = doctor.read_text().strip() if doctor.exists() else ""
-    yield "doctor: " + (text.splitlines()[-1] if text else "did not run")
+    checks = [line.split()[0] for line in text.splitlines() if line.startswith(("  ok ", "  FAILED "))]
+    yield f"doctor: {checks.count('ok')} checks passed, {checks.count('FAILED')} failed"
     for path in sorted(out.glob("kernels-*.json")):
         report = json.loads(path.read_text())
         for kernel in report["kernels"]:

@@ -17,12 +17,15 @@
 #include "llama.h"
 
 static int offloaded = 0, layers = -1;
+static char matrix_cores[32] = "unknown";
 
 static void hear(enum ggml_log_level level, const char *text, void *data) {
     (void)data;
     const char *found = strstr(text, "offloaded ");
     if (found) sscanf(found, "offloaded %d/%d layers", &offloaded, &layers);
-    if (level >= GGML_LOG_LEVEL_INFO && level <= GGML_LOG_LEVEL_ERROR) fputs(text, stderr);
+    const char *cores = strstr(text, "matrix cores: ");
+    if (cores) sscanf(cores, "matrix cores: %31s", matrix_cores);
+    if ((level >= GGML_LOG_LEVEL_INFO && level <= GGML_LOG_LEVEL_ERROR) || cores) fputs(text, stderr);
 }
 
 static void fail(const char *reason) {
@@ -113,9 +116,10 @@ int main(int count, char **arguments) {
         prefill[run] = prompt / (first - start);
         decode[run] = answer / (end - first);
     }
-    printf("{\"program\": \"llama.cpp %s\", \"adapter\": \"%s\", \"layers_on_it\": \"%d/%d\", \"prompt_tokens\": %d, "
-           "\"max_tokens\": %d, \"runs\": %d, \"prefill_tokens_per_second\": %.2f, \"decode_tokens_per_second\": %.2f}\n",
-           LLAMA_CPP, ggml_backend_dev_description(devices[0]), offloaded, layers, prompt, answer, runs,
+    printf("{\"program\": \"llama.cpp %s\", \"adapter\": \"%s\", \"layers_on_it\": \"%d/%d\", \"matrix_cores\": \"%s\", "
+           "\"prompt_tokens\": %d, \"max_tokens\": %d, \"runs\": %d, "
+           "\"prefill_tokens_per_second\": %.2f, \"decode_tokens_per_second\": %.2f}\n",
+           LLAMA_CPP, ggml_backend_dev_description(devices[0]), offloaded, layers, matrix_cores, prompt, answer, runs,
            median(prefill, runs), median(decode, runs));
     llama_free(context);
     llama_model_free(model);

@@ -10,9 +10,9 @@ use super::cell::{Alone, Bench, Cell, Measured};
 use super::suite::{Grid, Suite, SuiteArgs};
 use super::summary::{Outcome as CellOutcome, Pack, Row, Summary};
 use super::{BenchArgs, now, page, save, save_json};
-use crate::cli::Outcome;
 use crate::cli::measure::Ceilings;
 use crate::cli::report::{bytes, note};
+use crate::cli::{Failure, Outcome};
 
 /// What measures a suite.
 struct Runner<'a> {
@@ -32,7 +32,7 @@ pub async fn run(args: &BenchArgs, suite: Suite) -> Outcome {
         for cache in &grid.caches {
             runner.turns(&grid, cache).await?;
         }
-        return runner.args.write(&runner.summary);
+        return runner.finish();
     }
     for &prompt_tokens in &grid.prompts {
         if grid.pack {
@@ -48,7 +48,7 @@ pub async fn run(args: &BenchArgs, suite: Suite) -> Outcome {
             }
         }
     }
-    runner.args.write(&runner.summary)
+    runner.finish()
 }
 
 impl<'a> Runner<'a> {
@@ -72,6 +72,15 @@ impl<'a> Runner<'a> {
         let SuiteArgs { compare, step_tokens, random_rows, .. } = args.suite;
         let bench = Bench { model, alone: Alone::default(), compare, limit, step_tokens, random_rows };
         Ok(Self { args, bench, summary })
+    }
+
+    /// Writes the report; fails where answers are wrong.
+    fn finish(&self) -> Outcome {
+        self.args.write(&self.summary)?;
+        match self.summary.wrong().count() {
+            0 => Ok(()),
+            failed => Err(Failure::Answers { failed, total: self.summary.cells.len() }),
+        }
     }
 
     /// Measures a cell, and saves the report with it: whoever stops the program keeps what was measured. The caches

@@ -4,8 +4,9 @@ use std::time::Instant;
 
 use benben::{Answer, Engine, EngineReport, Error, GenerateOptions, Result, Session};
 
+use super::agreement::Agreement;
 use super::cache::Cache;
-use super::cell::{Agreement, Bench, Cell, Measured, greedy, note_most};
+use super::cell::{Bench, Cell, Measured, greedy, note_most};
 use super::drive::{Drive, Timeline, drive};
 use crate::cli::measure::median;
 
@@ -123,11 +124,11 @@ impl Bench {
         gpu.check()?;
         let mut all = Vec::new();
         for (seat, (cell, cache, _)) in seats.iter().zip(cells) {
-            let mut agreement = Agreement::default();
+            let mut agreement = self.agreement(cache);
             for sequence in self.compared(cell.batch) {
                 let together = seat.runs.drive.times.tokens(sequence);
-                let alone = self.run_alone(cell, cache, sequence).await?;
-                agreement.add(&alone[..together.len().min(alone.len())], &together);
+                let count = 1 + (TURNS + 1) * turn_tokens(cell)?;
+                self.compare(cell, cache, sequence, &together, count, &mut agreement).await?;
             }
             all.push(seat.measured(self, cell, &seat.runs.most, agreement)?);
         }
