@@ -18,7 +18,7 @@ fn uses_subgroups(key: &ShaderKey) -> bool {
 /// Cooperative matrices exist on Vulkan alone, as long as they are 16 by 16: naga has none for HLSL, and Metal's are 8 by
 /// 8, so that what naga would write there no compiler takes.
 fn uses_matrices(key: &ShaderKey) -> bool {
-    key.stem() == "matmul_matrix"
+    ["matmul_matrix", "attention_prefill_matrix"].contains(&key.stem())
 }
 
 /// Parses and validates a variant with no more capabilities than its device is asked for.

@@ -14,6 +14,7 @@ pub mod attention_parts;
 pub mod attention_prefill;
 pub mod attention_prefill_groups;
 pub mod attention_prefill_lanes;
+pub mod attention_prefill_matrix;
 pub mod centre;
 pub mod check;
 pub mod combine;
@@ -63,19 +64,22 @@ pub mod select;
 mod team;
 pub mod thin;
 pub mod tile;
+pub mod to_halves;
 pub mod tune;
+pub mod units;
 
 use crate::gpu::ShaderKey;
 
 /// One variant at least of every way in which a shader can be assembled, for validation without a device.
 pub fn variants() -> Vec<ShaderKey> {
-    let kernels: [fn() -> Vec<ShaderKey>; 38] = [
+    let kernels: [fn() -> Vec<ShaderKey>; 40] = [
         accumulate::variants,
         attention_decode_groups::variants,
         attention_decode_lanes::variants,
         attention_merge::variants,
         attention_prefill_groups::variants,
         attention_prefill_lanes::variants,
+        attention_prefill_matrix::variants,
         centre::variants,
         combine::variants,
         copy::variants,
@@ -108,6 +112,7 @@ pub fn variants() -> Vec<ShaderKey> {
         select::variants,
         thin::variants,
         tile::variants,
+        to_halves::variants,
     ];
     kernels.into_iter().flat_map(|variants| variants()).collect()
 }
