@@ -16,7 +16,7 @@ pub(crate) fn shader_module(
 /// Leave to ask a device for features that wgpu still tries out; `gpu/adapter.rs` asks for cooperative matrices alone.
 pub(crate) fn experimental_features() -> wgpu::ExperimentalFeatures {
     // SAFETY: only the crate's own shaders use them, where every subgroup runs the same operations on tiles within their
-    // arrays, and only after `kernels/matmul_matrix.rs` compared their products with the twin's on the device.
+    // arrays, and only after `kernels/units.rs` had their outputs compared with the twins' on the device.
     unsafe { wgpu::ExperimentalFeatures::enabled() }
 }
 

@@ -1,6 +1,7 @@
 //! Prefill attention for real GPUs: a workgroup per 64 rows, which are the query heads that share a KV head, of one query
 //! and then the next. Keys and values go through shared memory, once for all of them.
 
+use super::attention_prefill::Choice;
 use super::kv_row::Heads;
 use crate::gpu::{Shader, ShaderKey};
 
@@ -17,7 +18,7 @@ const COLUMNS: usize = 16;
 /// Quads of values that are staged at a time.
 const QUADS: usize = 512;
 
-pub(super) fn key(head_dim: usize) -> ShaderKey {
+fn key(head_dim: usize) -> ShaderKey {
     // Quads of dimensions of a lane, and keys whose values are staged at a time.
     let wide = (head_dim / 4).div_ceil(COLUMNS).next_power_of_two();
     let step = QUADS / (COLUMNS * wide);
@@ -28,8 +29,10 @@ pub(super) fn key(head_dim: usize) -> ShaderKey {
         .with("LOADS", (QUADS / LANES) as u32)
 }
 
-pub(super) fn grid(heads: Heads, count: usize) -> [u32; 3] {
-    [(count * heads.group()).div_ceil(ROWS) as u32, heads.kv as u32, 1]
+/// The dispatch of `count` queries.
+pub(super) fn choose(heads: Heads, count: usize) -> Choice {
+    let rows = count * heads.group();
+    Choice { key: key(heads.dim), grid: [rows.div_ceil(ROWS) as u32, heads.kv as u32, 1] }
 }
 
 /// Heads of 64, 72, 80, 128 and 256, biases, and outputs in halves.

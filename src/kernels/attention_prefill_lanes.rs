@@ -1,6 +1,7 @@
 //! Prefill attention without barriers, for software adapters: a lane keeps a few queries and their sums in registers, and
 //! its workgroup reads each key at an address that all its lanes share.
 
+use super::attention_prefill::Choice;
 use super::kv_row::Heads;
 use crate::gpu::{Shader, ShaderKey};
 
@@ -16,7 +17,7 @@ fn tile(head_dim: usize) -> usize {
     (256 / head_dim.max(1)).clamp(1, 4)
 }
 
-pub(super) fn key(subgroups: bool, head_dim: usize) -> ShaderKey {
+fn key(subgroups: bool, head_dim: usize) -> ShaderKey {
     ShaderKey::new(SHADER)
         .with("HEAD_DIM", head_dim as u32)
         .with("LANES", LANES as u32)
@@ -24,8 +25,10 @@ pub(super) fn key(subgroups: bool, head_dim: usize) -> ShaderKey {
         .flag("SUBGROUPS", subgroups)
 }
 
-pub(super) fn grid(heads: Heads, count: usize) -> [u32; 3] {
-    [count.div_ceil(LANES * tile(heads.dim)) as u32, heads.query as u32, 1]
+/// The dispatch of `count` queries.
+pub(super) fn choose(subgroups: bool, heads: Heads, count: usize) -> Choice {
+    let queries = LANES * tile(heads.dim);
+    Choice { key: key(subgroups, heads.dim), grid: [count.div_ceil(queries) as u32, heads.query as u32, 1] }
 }
 
 /// With and without subgroups on heads of 64 and 80, and biases.

@@ -1,16 +1,16 @@
-//! [`super::matmul`] for GPUs with cooperative matrices: their units multiply halves and sum in f32. [`prove`] lets a
-//! device use them only where they compute what the twin does.
+//! [`super::matmul`] for GPUs with cooperative matrices: their units multiply halves and sum in f32. [`super::units`]
+//! lets a device use them only where they compute what the twin does.
 //!
 //! One shader serves all shapes: a workgroup has a [`Tile`] of the outputs, and where there are too few tiles to keep a
 //! device busy, the columns are multiplied in slices, which `matmul_join` adds in their order.
 
 use super::activations::Values;
-use super::check::Check;
 use super::matmul::{self, Case, Choice, Rows};
 use super::matrix::{Epilogue, RowFormat};
 use super::part::Part;
-use crate::gpu::{Family, Gpu, Recorder, Shader, ShaderKey, Tensor, TuningSource};
-use crate::{Error, Result};
+use super::units::demand;
+use crate::Result;
+use crate::gpu::{Gpu, Recorder, Shader, ShaderKey, Tensor};
 
 const SHADER: Shader = Shader { stem: STEM, text: include_str!("../../shaders/matmul_matrix.wgsl") };
 pub(super) const STEM: &str = "matmul_matrix";
@@ -174,29 +174,9 @@ pub(super) fn join(
     rec.dispatch(&kernel, &params, &[slices.bind(), out.binding], grid)
 }
 
-/// The same device, tuned to its matrix units if it has any and this kernel computes on them what its twin does. What
-/// goes wrong with that leaves the tuning as it is, and so does a tuning that the caller made.
-pub async fn prove(gpu: &Gpu) -> Gpu {
-    try_to_prove(gpu).await.unwrap_or_else(|_| gpu.clone())
-}
-
-/// [`prove`], or why the device's matrix units are not used.
-///
-/// # Errors
-/// What the device refuses, or which product is wrong on it.
-pub async fn try_to_prove(gpu: &Gpu) -> Result<Gpu> {
-    let chosen = gpu.tuning_source() == TuningSource::Caller || gpu.tuning().family != Family::Groups;
-    if chosen || gpu.tuning().matrix_units || !gpu.has_matrix_units() {
-        return Ok(gpu.clone());
-    }
-    let tuned = gpu.tuned_to_matrix_units();
-    computes_rightly(&tuned).await?;
-    Ok(tuned)
-}
-
 /// Compares three small products with the twin, once their shaders are known to compile: by the largest tile, the smallest
 /// in slices, and one between. They have each format, each end, and both kinds of x and outputs.
-async fn computes_rightly(gpu: &Gpu) -> Result<()> {
+pub(super) async fn computes_rightly(gpu: &Gpu) -> Result<()> {
     let case = |format, epilogue, count, cols, single| Case {
         format,
         epilogue,
@@ -214,11 +194,7 @@ async fn computes_rightly(gpu: &Gpu) -> Result<()> {
     for (case, tile, slices) in products {
         let choose = |part: &Part| tile.choice(SHADER, part, (case.count, case.cols), slices, case.single);
         let check = matmul::check_chosen(gpu, case, choose).await?;
-        if !check.passed() {
-            let Check { label, error, tolerance, .. } = check;
-            let need = format!("{label} within {tolerance:e} on matrix units");
-            return Err(Error::Unsupported { need, have: format!("an error of {error:e}") });
-        }
+        demand(&[check])?;
     }
     Ok(())
 }
@@ -232,7 +208,7 @@ mod tests {
     use super::super::check::testing::{assert_passed, gpu};
     use super::super::matvec;
     use super::*;
-    use crate::gpu::{Class, Tuning};
+    use crate::gpu::{Class, Family, Tuning};
 
     /// Fragments as WebGPU's own language can have them: a lane holds eight neighbouring sums, and operands are read
     /// where the tiles have them, left ones by rows and right ones by columns.
@@ -378,17 +354,6 @@ mod tests {
     }
 
     #[test]
-    fn a_device_without_units_keeps_its_tuning() {
-        let gpu = gpu();
-        if gpu.has_matrix_units() {
-            return;
-        }
-        for gpu in [gpu.with_tuning(Tuning { matrix_units: false, ..groups() }), gpu] {
-            assert_eq!(pollster::block_on(prove(&gpu)).tuning(), gpu.tuning());
-        }
-    }
-
-    #[test]
     fn a_shader_that_the_device_refuses_leaves_no_fault() {
         let gpu = gpu();
         if gpu.has_matrix_units() {
@@ -399,7 +364,7 @@ mod tests {
             assert!(pollster::block_on(gpu.try_kernel(&key)).is_err());
         }
         gpu.check().expect("no fault");
-        assert!(pollster::block_on(computes_rightly(&gpu.tuned_to_matrix_units())).is_err());
+        assert!(pollster::block_on(computes_rightly(&gpu.with_tuning(groups()))).is_err());
         gpu.check().expect("no fault");
     }
 }

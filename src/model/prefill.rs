@@ -10,7 +10,7 @@ use super::{DecodeScratch, Layer, Model};
 use crate::Result;
 use crate::gpu::{Class, Recorder, Tensor};
 use crate::kernels::activations::Values;
-use crate::kernels::attention_prefill::attention_prefill;
+use crate::kernels::attention_prefill::{self, attention_prefill, keys_and_values};
 use crate::kernels::embed::{Lookup, embed};
 use crate::kernels::kv_read::kv_read;
 use crate::kernels::kv_row::Heads;
@@ -209,13 +209,24 @@ impl Model {
             kv_read(rec, rows, live, &s.k, &s.v, &s.bias, to)?;
             to += live;
         }
+        let kv = keys_and_values(rec, [&s.k, &s.v], heads, prefix + enter, &s.kv_halves)?;
         let bias = (prefix > 0 && cache.main(block.group()).rows.merged).then_some((&s.bias, prefix));
         for (first, count) in chunks(0, enter) {
             let q = s.q.view(first * heads.q_width(), count * heads.q_width());
             let out = s.attended.view(first * heads.q_width(), count * heads.q_width());
             let lse = s.lse.view(first * heads.query, count * heads.query);
-            let scale = self.attention_scale();
-            attention_prefill(rec, &q, &s.k, &s.v, heads, bias, scale, prefix + first, count, &out, &lse)?;
+            let block = attention_prefill::Block {
+                heads,
+                prefix: prefix + first,
+                count,
+                q: &q,
+                kv,
+                bias,
+                scale: self.attention_scale(),
+                out: (&out).into(),
+                lse: &lse,
+            };
+            attention_prefill(rec, &block)?;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use super::Config;
 use crate::gpu::{Class, Gpu, Tensor, VIEW_ALIGNMENT};
 use crate::kernels::activations::Activations;
 use crate::kernels::attention_parts::partial_len;
+use crate::kernels::attention_prefill::halves_len;
 use crate::kernels::matmul::{Rows, slices_len};
 use crate::kernels::matvec_dots;
 use crate::kernels::moments::moments_len;
@@ -41,6 +42,8 @@ pub struct PrefillScratch {
     pub(super) k: Tensor<f32>,
     /// `[prefix + rows, kv heads * dim]`
     pub(super) v: Tensor<f32>,
+    /// Copies of K and V where attention reads halves.
+    pub(super) kv_halves: [Tensor<u32>; 2],
     /// `[rows, query heads * dim]`
     pub(super) attended: Tensor<f32>,
     /// `[rows, query heads]`
@@ -70,6 +73,7 @@ struct Lengths {
     hidden: usize,
     q: usize,
     kv: usize,
+    kv_rows: usize,
     lse: usize,
     scores: usize,
     moments: usize,
@@ -85,6 +89,7 @@ impl Lengths {
             hidden: rows * config.width,
             q: rows * heads.q_width(),
             kv: (rows + prefix) * heads.kv_width(),
+            kv_rows: rows + prefix,
             lse: rows * heads.query,
             scores: heads.kv * rows,
             moments: moments_len(heads.query, heads.dim),
@@ -111,6 +116,7 @@ impl PrefillScratch {
             q: f("q", n.q),
             k: f("k", n.kv),
             v: f("v", n.kv),
+            kv_halves: [(); 2].map(|()| u("halves", halves_len(gpu.tuning(), config.heads, n.kv_rows))),
             attended: f("attended", n.q),
             lse: f("lse", n.lse),
             scores: f("scores", n.scores),
@@ -126,7 +132,7 @@ impl PrefillScratch {
     }
 
     /// Bytes of such a scratch, and of its largest tensor, on a device without matrix units. With them the slices are 8
-    /// MiB, and what products read is half as large.
+    /// MiB, what products read is half as large, and attention reads copies of K and V in halves.
     pub fn bytes(config: &Config, rows: usize, prefix: usize) -> (u64, u64) {
         let n = Lengths::new(config, rows, prefix);
         let inner = n.chunk * (config.width + config.heads.qkv_width() + config.ffn);
