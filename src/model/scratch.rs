@@ -184,7 +184,8 @@ impl DecodeScratch {
         let heads = config.heads;
         let f = |label: &str, len: usize| gpu.tensor::<f32>(Class::Scratch, label, sequences * len);
         let strides = Strides::new(gpu, config, sequences, capacity);
-        let operands = matvec_dots::serves(gpu.tuning(), sequences).then(|| Operands::new(gpu, config, sequences));
+        let operands =
+            matvec_dots::serves(gpu.tuning(), sequences).then(|| Operands::new(gpu, config, sequences));
         let rows = Rows::Batch { most: sequences };
         let read = |label: &str, len: usize| Activations::new(gpu, label, sequences * len, rows);
         Self {
@@ -220,7 +221,8 @@ impl DecodeScratch {
         let largest = strides.partial.max(strides.weights).max(config.ffn).max(config.vocab);
         let slices = slices_len(gpu.tuning(), sequences, Rows::Batch { most: sequences });
         let total = sequences * (strided + dense) + heads.kv * capacity + slices;
-        let operands = if matvec_dots::serves(gpu.tuning(), sequences) { Operands::bytes(config, sequences) } else { 0 };
+        let operands =
+            if matvec_dots::serves(gpu.tuning(), sequences) { Operands::bytes(config, sequences) } else { 0 };
         (4 * total as u64 + operands, 4 * (sequences * largest) as u64)
     }
 

@@ -169,9 +169,7 @@ impl Bench<'_> {
             }
             self.time(name, work, |rec| {
                 matrices.iter().try_for_each(|matrix| match count {
-                    _ if dots => {
-                        matvec_dots(rec, matrix, &from, count, normed.then_some(1e-5), to)
-                    }
+                    _ if dots => matvec_dots(rec, matrix, &from, count, normed.then_some(1e-5), to),
                     1 => matvec(rec, matrix, &x, norm, epilogue, &out),
                     _ => matmul(rec, matrix, &x, count, kind, epilogue, &out, &slices),
                 })
