@@ -89,14 +89,18 @@ struct Layout {
 impl Layout {
     /// On an H200 four teams are as fast as eight; a group of 32 outputs is best made by a team each, but by half as many if a
     /// team reads two rows.
-    fn of(gpu: &Gpu, epilogue: Epilogue) -> Self {
-        let team = (gpu.tuning().subgroup_lanes as usize).min(32);
+    fn new(subgroup_lanes: usize, most_lanes: usize, epilogue: Epilogue) -> Self {
+        let team = subgroup_lanes.min(32);
         let teams = match epilogue {
             Epilogue::Store => 4,
             Epilogue::Add => 32,
             Epilogue::SwiGlu => 16,
         };
-        Self { team, lanes: (teams * team).min(gpu.max_workgroup_lanes()) }
+        Self { team, lanes: (teams * team).min(most_lanes) }
+    }
+
+    fn of(gpu: &Gpu, epilogue: Epilogue) -> Self {
+        Self::new(gpu.tuning().subgroup_lanes as usize, gpu.max_workgroup_lanes(), epilogue)
     }
 }
 
@@ -129,20 +133,24 @@ fn key(
     to.map_or(key.clone(), |code| code.made_by(key))
 }
 
-/// One variant of each way to assemble the shader.
+/// One variant of each way to assemble the shader, on subgroups of 32 lanes and more, some in workgroups as large as a
+/// device may have beyond the least that all have; and what subgroups of 8 make of it.
 pub fn variants() -> Vec<ShaderKey> {
     let mut all = Vec::new();
     for format in RowFormat::ALL {
         let quantised = [Code::Bytes, Code::TwoBytes];
         for &from in if format == RowFormat::F16 { &[Code::F32][..] } else { &quantised } {
             for epilogue in Epilogue::ALL {
-                let layout = Layout { team: 32, lanes: 256 };
+                let [least, most, narrow] =
+                    [(32, 256), (32, 1024), (8, 256)].map(|(team, most)| Layout::new(team, most, epilogue));
                 let codes =
                     if epilogue == Epilogue::Store { vec![None] } else { Code::ALL.map(Some).to_vec() };
                 for to in codes {
-                    let of =
-                        |cols, norm, columns| key(layout, (format, cols), from, epilogue, to, norm, columns);
-                    all.extend([of(4096, true, 1), of(576, false, 1), of(14_336, false, 4)]);
+                    let of = |layout, cols, norm, columns| {
+                        key(layout, (format, cols), from, epilogue, to, norm, columns)
+                    };
+                    all.extend([of(most, 4096, true, 1), of(least, 576, false, 1)]);
+                    all.extend([of(most, 14_336, false, MOST), of(narrow, 4096, false, 2)]);
                 }
             }
         }
