@@ -14,7 +14,7 @@ BENBEN := cargo run --release --quiet --bin benben --
 FIND_MODEL := $${MODEL:-$$(.ci/fetch-model)}
 EXAMPLES := hello compare_kv frame_loop turns many_at_once
 
-.PHONY: help demo web web-build web-test test examples fmt lint doc bench bench-docs peers peers-web clean tools driver
+.PHONY: help demo web web-build web-test amd-test checked-test test examples fmt lint doc bench bench-docs peers peers-web clean tools driver
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,14 +34,21 @@ web-build: tools ## build web/wasm and the npm package web/pkg
 web-test: web-build driver ## run the browser build in Chromium and compare it with the native one (needs Node.js)
 	@.ci/test-web
 
+amd-test: tools driver ## compile the shaders for AMD's GPUs, without one
+	@.ci/test-amd
+
+checked-test: tools driver ## run the kernels' tests with wgpu's checks of indices (many minutes)
+	BENBEN_CHECKED=1 cargo test --lib kernels::
+
 # Without a network the model may be out of reach: the tests that need none still run.
-test: tools driver ## run every test, then every example, then those in a browser
+test: tools driver ## run every test, then every example, then those for AMD and in a browser
 	@if model="$(FIND_MODEL)"; then \
 		BENBEN_MODEL="$$model" cargo test && $(MAKE) --no-print-directory examples MODEL="$$model"; \
 	else \
 		cargo test && \
 		printf '\n*** SKIPPED: no model, so its tests and the examples did not run ***\n\n' >&2; \
 	fi
+	@$(MAKE) --no-print-directory amd-test
 	@if .ci/setup-browser && .ci/setup-wasm; then \
 		BENBEN_MODEL="$(FIND_MODEL)" $(MAKE) --no-print-directory web-test; \
 	else \

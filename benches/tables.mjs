@@ -56,7 +56,7 @@ function suite(run) {
       `${seconds(cell.time_to_first_token_seconds)} s`,
       bytes(cell.kv_bytes),
       bytes(cell.peak_bytes),
-      same?.sequences ? `${same.identical}/${same.sequences}, ${percent(same.share_before_difference)}` : "-",
+      same?.sequences ? `${same.identical}/${same.sequences}, ${percent(same.share_before_difference)}${same.wrong ? `, ${same.wrong} WRONG` : ""}` : "-",
     ];
   });
   const packs = (run.packs ?? []).map(

@@ -37,7 +37,12 @@ async fn think(path: &str) -> benben::Result<()> {
     let mut answers = Vec::new();
     for who in CHARACTERS {
         let (prompt, kv) = (prompt(who)?, Default::default());
-        answers.push(engine.submit(Request { prompt, kv, generate: generate.clone() })?);
+        answers.push(engine.submit(Request {
+            prompt,
+            kv,
+            generate: generate.clone(),
+            ..Request::default()
+        })?);
     }
     let mut count = 0;
     for (who, answer) in CHARACTERS.into_iter().zip(&mut answers) {

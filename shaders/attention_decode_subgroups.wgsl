@@ -2,7 +2,7 @@
 // q [H][hd] · k_words, v_words, steps: packed rows · book: region 0 of each set is its slots
 // partials [H][parts][hd + 2], see attention_merge · logits [H][capacity] with STORE_LOGITS
 // With WHOLE, the last workgroup to arrive of those with the same query heads merges the parts:
-// out [H * hd], transformed back with V_ROTATED · arrived [H] counts workgroups and is zero before and after
+// out [H * hd], transformed back with V_ROTATED, or with OPERAND column `out_from` of the next product's operand · arrived [H] counts workgroups and is zero before and after
 // A job says where in each of them its sequence's part begins, in elements. With BIASED, region 3 is added to a row's
 // scaled score.
 // grid (S, KV heads * CHUNKS, sequences): a workgroup per split and HEADS query heads of a KV head, so that a row is read
@@ -16,6 +16,9 @@
 
 #import attention_job
 #import kv_raw
+#ifdef OPERAND
+#import operand
+#endif
 
 const HEAD_DIM: u32 = #{HEAD_DIM}u;
 const LANES: u32 = #{LANES}u;
@@ -41,7 +44,11 @@ const EMPTY: f32 = -3.4e38;
 @group(0) @binding(5) var<storage, read> book: array<u32>;
 #ifdef WHOLE
 @group(0) @binding(6) var<storage, read_write> partials: array<vec2<f32>>;
+#ifdef OPERAND
+@group(0) @binding(7) var<storage, read_write> to_x: array<u32>;
+#else
 @group(0) @binding(7) var<storage, read_write> out: array<vec2<f32>>;
+#endif
 @group(0) @binding(8) var<storage, read_write> arrived: array<atomic<u32>>;
 #else
 @group(0) @binding(6) var<storage, read_write> logits: array<f32>;
@@ -317,7 +324,16 @@ fn main(
     hadamard(lane);
 #endif
     // The output of all heads of the workgroup is in `joined`.
+#ifdef OPERAND
+    // Eight lanes take a group of 32 values, a quad each; heads are whole groups.
+    for (var i = lane; i < heads * HALF / 2u; i += LANES) {
+        let quad = vec4(joined[2u * i], joined[2u * i + 1u]);
+        let groups = job.kv_heads * job.group * HEAD_DIM / 32u;
+        store_group(job.out_from, groups, head * HEAD_DIM / 32u + i / 8u, i % 8u, quad, 0.0);
+    }
+#else
     for (var i = lane; i < heads * HALF; i += LANES) { out[job.out_from / 2u + head * HALF + i] = joined[i]; }
+#endif
 #else
     leave_part(job, head, heads, split, lane);
 #endif

@@ -4,6 +4,7 @@
 // 32 columns of both operands are staged at a time, the weights unpacked on the way, as quads along the columns:
 // tile[quad][row]. A lane's four rows lie 16 apart, so that neighbouring lanes read neighbouring quads. With
 // SWIGLU the tile's first 32 weight rows are gates and the others their ups.
+#import dot_add
 #import weight_chunk
 
 struct Params { rows: u32, cols: u32, first: u32, stride: u32, count: u32 }
@@ -32,11 +33,6 @@ fn stage(row: u32, input: u32, chunk: u32, to: u32, inside: bool) {
     tile_w[to + ROWS] = w[1];
     tile_x[to] = v[0];
     tile_x[to + ROWS] = v[1];
-}
-
-// The sum begins the chain of products: four instructions.
-fn dot_add(a: vec4<f32>, b: vec4<f32>, sum: f32) -> f32 {
-    return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum))));
 }
 
 @compute @workgroup_size(256)

@@ -1,5 +1,5 @@
 // matvec_dots: x Wᵀ for one row of x or a few, by packed dot products of integers.
-// W: one part, [rows, cols] packed · x, steps: an operand of `count` columns · out [count][stride] f32 from column `first` on
+// W: one part, [rows, cols] packed · x: an operand of `count` columns · out [count][stride] f32 from column `first` on
 // A team of TEAM lanes, part of a subgroup, sums a row: neighbouring lanes read neighbouring units of it, FLIGHT of them
 // each before the first is used. The order of an output's sum does not depend on COLUMNS.
 // STORE   out = W x. grid: a workgroup per TEAMS rows
@@ -19,29 +19,28 @@ struct Params { rows: u32, cols: u32, first: u32, stride: u32, count: u32, to_gr
 @group(0) @binding(1) var<storage, read> words: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read> scales: array<u32>;
 @group(0) @binding(3) var<storage, read> x: array<vec4<u32>>;
-@group(0) @binding(4) var<storage, read> steps: array<vec4<f32>>;
 #ifdef STORE
-@group(0) @binding(5) var<storage, read_write> out: array<f32>;
+@group(0) @binding(4) var<storage, read_write> out: array<f32>;
 #else
-@group(0) @binding(5) var<storage, read_write> to_x: array<u32>;
-@group(0) @binding(6) var<storage, read_write> to_steps: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read_write> to_x: array<u32>;
 #endif
 #ifdef ADD
-@group(0) @binding(7) var<storage, read_write> stream: array<f32>;
-@group(0) @binding(8) var<storage, read> weight: array<f32>;
+@group(0) @binding(5) var<storage, read_write> stream: array<f32>;
+@group(0) @binding(6) var<storage, read> weight: array<f32>;
 #endif
 
 const LANES = #{LANES}u;
 const TEAM = #{TEAM}u;
 const TEAMS = LANES / TEAM;
 const COLUMNS = #{COLUMNS}u;
-#ifdef TWO_PLANES
-const PLANES = 2u;
-#else
-const PLANES = 1u;
-#endif
 #ifdef OPERAND
-var<workgroup> outputs: array<f32, 32u * COLUMNS>;
+// The products of a group of outputs: a row for each, and with SWIGLU one for each gate and then one for each up.
+#ifdef SWIGLU
+const LINES = 64u;
+#else
+const LINES = 32u;
+#endif
+var<workgroup> products: array<f32, LINES * COLUMNS>;
 #endif
 
 
@@ -57,13 +56,19 @@ fn norm(column: u32, member: u32, square: f32) -> f32 {
 #ifdef NORM
     var total = square;
 #ifdef F16
-    for (var g = member; g < GROUPS; g += TEAM) { total += steps[column * GROUPS + g].z; }
+    for (var g = member; g < GROUPS; g += TEAM) { total += step_of(column, g).z; }
 #endif
     return inverseSqrt(team_sum(total) / f32(params.cols) + params.epsilon);
 #else
     return 1.0;
 #endif
 }
+
+#ifdef OPERAND
+fn quad_of(at: u32) -> vec4<f32> {
+    return vec4<f32>(products[at], products[at + 1u], products[at + 2u], products[at + 3u]);
+}
+#endif
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -75,47 +80,24 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #repeat c #{COLUMNS}
     let column_#{c} = min(top + #{c}u, params.count - 1u);
 #end
-#ifdef OPERAND
-    // At the end eight lanes a column hold the group, a quad each. What they need then is under way from here on.
-    let column = lane / 8u;
-    let first_output = place * 32u + lane % 8u * 4u;
-#endif
-#ifdef ADD
-    let to = (top + column) * params.stride + params.first + first_output;
-    var old = vec4<f32>();
-    var weights = vec4<f32>();
-    if column < min(COLUMNS, params.count - top) {
-#repeat i 4
-        if first_output + #{i}u < params.rows {
-            old[#{i}] = stream[to + #{i}u];
-            weights[#{i}] = weight[params.first + first_output + #{i}u];
-        }
-#end
-    }
+#ifdef SWIGLU
+    let outputs = params.rows / 2u;
+#else
+    let outputs = params.rows;
 #endif
 #ifdef OPERAND
-    for (var turn = team; turn < 32u; turn += TEAMS) {
-        let output = place * 32u + turn;
+    for (var line = team; line < LINES; line += TEAMS) {
+        let output = place * 32u + line % 32u;
+        let row = min(output, outputs - 1u) + line / 32u * outputs;
 #else
     {
         let output = place * TEAMS + team;
+        let row = min(output, outputs - 1u);
 #endif
-#ifdef SWIGLU
-        let to_rows = params.rows / 2u;
-#else
-        let to_rows = params.rows;
-#endif
-        let row = min(output, to_rows - 1u);
         let begin = row * UNITS;
-#ifdef SWIGLU
-        let up_begin = begin + to_rows * UNITS;
-#endif
 #repeat c #{COLUMNS}
         var sum_#{c} = 0.0;
         var square_#{c} = 0.0;
-#ifdef SWIGLU
-        var up_#{c} = 0.0;
-#endif
 #end
         for (var i = member; i < UNITS; i += TEAM * #{FLIGHT}u) {
 #repeat j #{FLIGHT}
@@ -125,9 +107,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             let i_#{j} = min(i + #{j}u * TEAM, UNITS - 1u);
 #endif
             let w_#{j} = unit(begin + i_#{j});
-#ifdef SWIGLU
-            let u_#{j} = unit(up_begin + i_#{j});
-#endif
 #end
 #repeat j #{FLIGHT}
 #ifdef WHOLE
@@ -136,28 +115,23 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             if i + #{j}u * TEAM < UNITS {
 #endif
 #repeat c #{COLUMNS}
+#ifdef F16
+                let step_#{c} = vec4<f32>();
+#else
                 let step_#{c} = step_of(column_#{c}, i_#{j});
+#endif
                 sum_#{c} = product(w_#{j}, column_#{c}, i_#{j}, step_#{c}, sum_#{c});
                 square_#{c} += step_#{c}.z;
-#ifdef SWIGLU
-                up_#{c} = product(u_#{j}, column_#{c}, i_#{j}, step_#{c}, up_#{c});
-#endif
 #end
             }
 #end
         }
 #repeat c #{COLUMNS}
-        let scale_#{c} = norm(column_#{c}, member, square_#{c});
-        let result_#{c} = team_sum(sum_#{c}) * scale_#{c};
-#ifdef SWIGLU
-        let gated_#{c} = result_#{c} / (1.0 + exp(-result_#{c})) * (team_sum(up_#{c}) * scale_#{c});
-        if member == 0u { outputs[#{c}u * 32u + turn] = gated_#{c}; }
-#endif
-#ifdef ADD
-        if member == 0u { outputs[#{c}u * 32u + turn] = result_#{c}; }
-#endif
-#ifdef STORE
-        if member == 0u && output < to_rows && top + #{c}u < params.count {
+        let result_#{c} = team_sum(sum_#{c}) * norm(column_#{c}, member, square_#{c});
+#ifdef OPERAND
+        if member == 0u { products[#{c}u * LINES + line] = result_#{c}; }
+#else
+        if member == 0u && output < outputs && top + #{c}u < params.count {
             out[(top + #{c}u) * params.stride + params.first + output] = result_#{c};
         }
 #endif
@@ -165,25 +139,30 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
 #ifdef OPERAND
     workgroupBarrier();
+    // Eight lanes a column hold the group now, a quad each.
+    let column = lane / 8u;
     if column >= min(COLUMNS, params.count - top) { return; }
-    let at = column * 32u + lane % 8u * 4u;
-    var quad = vec4<f32>(outputs[at], outputs[at + 1u], outputs[at + 2u], outputs[at + 3u]);
+    let eighth = lane % 8u;
+    var quad = quad_of(column * LINES + eighth * 4u);
     var squares = 0.0;
-#ifdef ADD
-    quad += old;
+#ifdef SWIGLU
+    quad = quad / (1.0 + exp(-quad)) * quad_of(column * LINES + 32u + eighth * 4u);
+#endif
 #repeat i 4
-    if first_output + #{i}u < params.rows {
-        stream[to + #{i}u] = quad[#{i}];
-        squares = fma(quad[#{i}], quad[#{i}], squares);
+    {
+        let output = place * 32u + eighth * 4u + #{i}u;
+#ifdef ADD
+        if output < outputs {
+            let to = (top + column) * params.stride + params.first + output;
+            let whole = stream[to] + quad[#{i}];
+            stream[to] = whole;
+            squares = fma(whole, whole, squares);
+            quad[#{i}] = whole * weight[params.first + output];
+        }
+#endif
+        if output >= outputs { quad[#{i}] = 0.0; }
     }
 #end
-    // Past the last output the weights are zeros.
-    quad *= weights;
-#else
-#repeat i 4
-    if first_output + #{i}u >= params.rows / 2u { quad[#{i}] = 0.0; }
-#end
-#endif
-    store_group(top + column, params.to_groups, params.first / 32u + place, lane % 8u, quad, squares);
+    store_group(top + column, params.to_groups, params.first / 32u + place, eighth, quad, squares);
 #endif
 }

@@ -1,5 +1,5 @@
 // quantise: activations, times a norm's weights with NORM, as an operand (operand.wgsl).
-// x [columns][width] f32 · weight [width] f32 · to_x, to_steps: the operand; squares are those of x before the weights
+// x [columns][width] f32 · weight [width] f32 · to_x: the operand; squares are those of x before the weights
 // grid (groups / 8, columns): a workgroup of 64 lanes takes eight groups, eight lanes each. Past the width are zeros.
 #import operand
 
@@ -8,9 +8,8 @@ struct Params { width: u32, groups: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> to_x: array<u32>;
-@group(0) @binding(3) var<storage, read_write> to_steps: array<vec4<f32>>;
 #ifdef NORM
-@group(0) @binding(4) var<storage, read> weight: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> weight: array<vec4<f32>>;
 #endif
 
 @compute @workgroup_size(64)

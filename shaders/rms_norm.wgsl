@@ -2,22 +2,14 @@
 // x, out [rows, 4 * quads] f32 · weight [4 * quads] f32 · with HALVES out is halves, two to a word
 // grid: a workgroup a row, 32768 rows to a grid row. Lanes write a vec4 each, in turns.
 // LANES: every lane sums the whole row, which costs a software adapter less than a barrier does.
+#import stored
 
 struct Params { rows: u32, quads: u32, epsilon: f32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> weight: array<vec4<f32>>;
-#ifdef HALVES
-@group(0) @binding(3) var<storage, read_write> out: array<vec2<u32>>;
-fn stored(v: vec4<f32>) -> vec2<u32> {
-    let cut = clamp(v, vec4<f32>(-65504.0), vec4<f32>(65504.0));
-    return vec2<u32>(pack2x16float(cut.xy), pack2x16float(cut.zw));
-}
-#else
-@group(0) @binding(3) var<storage, read_write> out: array<vec4<f32>>;
-fn stored(v: vec4<f32>) -> vec4<f32> { return v; }
-#endif
+@group(0) @binding(3) var<storage, read_write> out: array<Stored>;
 
 const LANES = #{WORKGROUP}u;
 

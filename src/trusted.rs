@@ -4,11 +4,16 @@
 /// Compiles one of the crate's own shaders without the bounds checks that wgpu adds natively.
 ///
 /// Browsers ignore the switch. The kernels check their own grid edges, clamp token ids, and address KV rows
-/// through tables that only the crate writes; their tests run the same shaders against CPU twins.
+/// through tables that only the crate writes; their tests run the same shaders against CPU twins, and with BENBEN_CHECKED
+/// set, keep the checks: an index beyond its array then names another element than it does without.
 pub(crate) fn shader_module(
     device: &wgpu::Device,
     text: wgpu::ShaderModuleDescriptor<'_>,
 ) -> wgpu::ShaderModule {
+    #[cfg(test)]
+    if std::env::var_os("BENBEN_CHECKED").is_some() {
+        return device.create_shader_module(text);
+    }
     // SAFETY: see above; every loop of the shaders is bounded by a parameter.
     unsafe { device.create_shader_module_trusted(text, wgpu::ShaderRuntimeChecks::unchecked()) }
 }
@@ -16,7 +21,7 @@ pub(crate) fn shader_module(
 /// Leave to ask a device for features that wgpu still tries out; `gpu/adapter.rs` asks for cooperative matrices alone.
 pub(crate) fn experimental_features() -> wgpu::ExperimentalFeatures {
     // SAFETY: only the crate's own shaders use them, where every subgroup runs the same operations on tiles within their
-    // arrays, and only after `kernels/matmul_matrix.rs` compared their products with the twin's on the device.
+    // arrays, and only after `kernels/units.rs` had their outputs compared with the twins' on the device.
     unsafe { wgpu::ExperimentalFeatures::enabled() }
 }
 

@@ -25,7 +25,7 @@ fn generate(max_tokens: usize) -> GenerateOptions {
 }
 
 fn request(seed: u64, tokens: usize, answer: usize, kv: KvOptions) -> Request {
-    Request { prompt: prompt(seed, tokens), kv, generate: generate(answer) }
+    Request { prompt: prompt(seed, tokens), kv, generate: generate(answer), ..Request::default() }
 }
 
 fn auto(share: f32) -> KvOptions {
@@ -207,6 +207,38 @@ fn a_long_prompt_does_not_stall_an_answer() {
     // A step is done with one layer of the prompt, so every layer lets a token through.
     assert!(others >= LAYERS, "{others} tokens while a prompt of 600 came in");
     assert_eq!(rest(&mut long).len(), 3);
+}
+
+#[test]
+fn random_rows_are_as_many_as_those_of_the_prompt() {
+    for kv in [
+        KvOptions::full(),
+        auto(0.12),
+        KvOptions::new(Streaming::new(Budget::Rows(48)), Format::F16),
+        KvOptions::new(Pyramid::with_budget(Budget::Share(0.5)), Format::both(KvBits::Eight)),
+    ] {
+        let ran = request(3, 600, 40, kv);
+        let random = Request { random_rows: true, ..ran.clone() };
+        let held = |request: Request| {
+            let engine = engine(&model(), 1, 256);
+            let mut answer = engine.submit(request).unwrap();
+            let mut tokens = vec![block_on(answer.next()).unwrap().unwrap()];
+            let held = engine.report().kv_bytes;
+            tokens.extend(rest(&mut answer));
+            (tokens, held)
+        };
+        let ((tokens, held_of_prompt), (others, held_at_random)) = (held(ran), held(random));
+        assert_eq!((tokens.len(), others.len()), (40, 40));
+        assert_ne!(tokens, others, "the rows are others");
+        // A policy may plan for the last token of the prompt otherwise than for the first one of the answer.
+        let difference = held_at_random.abs_diff(held_of_prompt);
+        assert!(difference <= 2 * full_row(), "{held_at_random} and {held_of_prompt}");
+    }
+}
+
+/// Bytes of a token's row of halves in all layers.
+fn full_row() -> u64 {
+    LAYERS as u64 * Format::F16.bytes_per_token(model().config().heads)
 }
 
 #[test]

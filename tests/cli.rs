@@ -152,6 +152,22 @@ fn a_suite_compares_batches_with_single_sequences() {
 }
 
 #[test]
+fn random_rows_stand_in_the_place_of_prompts() {
+    let suite = "bench --synthetic tiny --batches 2 --random-rows --answer 20 --json --suite";
+    let bench = |rest: &'static str| suite.split_whitespace().chain(rest.split(' ')).collect::<Vec<_>>();
+    let report = json(&bench("batch --prompts 3000 --caches full,auto-12"));
+    assert_eq!(report["random_rows"], true);
+    for cell in report["cells"].as_array().expect("cells is a list") {
+        assert!(cell["decode_tokens_per_second"].as_f64() > Some(0.0), "{cell}");
+        assert!(cell["prefill_tokens_per_second"].is_null(), "{cell}");
+        assert_eq!(cell["agreement"]["sequences"], 0, "{cell}");
+    }
+    let [full, auto] = [0, 1].map(|i| report["cells"][i]["kv_bytes"].as_f64().unwrap_or(0.0));
+    assert!((0.08..0.13).contains(&(auto / full)), "{report}");
+    refuse(&bench("depth"), 1, "--random-rows is for batches");
+}
+
+#[test]
 fn sequences_of_different_depths_take_turns() {
     let suite = "bench --synthetic tiny --suite depth --prompts 70,600 --caches rows-80 --json --answer";
     let run = |answer| json(&suite.split_whitespace().chain([answer]).collect::<Vec<_>>());
@@ -181,7 +197,7 @@ fn a_cell_without_room_takes_no_other_with_it() {
 fn bench_times_kernels_alone() {
     let report = json(&["bench", "--synthetic", "tiny", "--kernels", "--prompt-tokens", "70", "--json"]);
     let kernels = report["kernels"].as_array().expect("kernels is a list");
-    assert_eq!(kernels.len(), 17, "{report}");
+    assert_eq!(kernels.len(), 22, "{report}");
     for kernel in kernels {
         assert!(
             kernel["ms"].as_f64() > Some(0.0) && kernel["share_of_ceiling"].as_f64() > Some(0.0),

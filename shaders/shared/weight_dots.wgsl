@@ -1,6 +1,6 @@
 // weight_dots: a unit of a packed weight row (weight_row.wgsl draws the words) times the same values of an operand.
 // Words of 16 bytes: a unit is one of them with Q4 and F16, two with Q8, so 32, 8 and 32 values.
-// x: an operand (operand.wgsl) · steps [column][GROUPS]: (step, step * sum of the codes, sum of squares, 0) of each group
+// x: an operand (operand.wgsl) in vec4<u32>, a column of which is QUADS of them a group and then one of steps.
 // Q4, Q8: a weight is scale * q + minimum, a value of x is step * code, so a group's product is
 // scale * step * sum(q * code) + minimum * step * sum(code), and both sums are of integers.
 
@@ -8,14 +8,13 @@ const UNITS = #{UNITS}u;
 const GROUPS = #{GROUPS}u;
 
 #ifdef F16
+const QUADS = 8u;
 struct Unit { words: vec4<u32> }
 
 fn unit(at: u32) -> Unit { return Unit(words[at]); }
 
-fn step_of(column: u32, i: u32) -> vec4<f32> { return vec4<f32>(); }
-
 fn product(w: Unit, column: u32, i: u32, step: vec4<f32>, sum: f32) -> f32 {
-    let at = column * 8u * GROUPS + 2u * i;
+    let at = column * (QUADS + 1u) * GROUPS + 2u * i;
     let low = bitcast<vec4<f32>>(x[at]);
     let high = bitcast<vec4<f32>>(x[at + 1u]);
     let a = vec4<f32>(unpack2x16float(w.words.x), unpack2x16float(w.words.y));
@@ -24,6 +23,12 @@ fn product(w: Unit, column: u32, i: u32, step: vec4<f32>, sum: f32) -> f32 {
     return sum + ((s.x + s.y) + (s.z + s.w));
 }
 #else
+#ifdef TWO_PLANES
+const QUADS = 4u;
+#else
+const QUADS = 2u;
+#endif
+
 #ifdef Q8
 struct Unit { low: vec4<u32>, high: vec4<u32>, scale: u32 }
 
@@ -51,10 +56,8 @@ fn dots(w: Unit, a: vec4<u32>, b: vec4<u32>) -> i32 {
 const MIDDLE = 0.0;
 #endif
 
-fn step_of(column: u32, g: u32) -> vec4<f32> { return steps[column * GROUPS + g]; }
-
 fn product(w: Unit, column: u32, g: u32, step: vec4<f32>, sum: f32) -> f32 {
-    let at = column * 2u * PLANES * GROUPS + g;
+    let at = column * (QUADS + 1u) * GROUPS + g;
     var total = dots(w, x[at], x[at + GROUPS]);
 #ifdef TWO_PLANES
     total = 256 * total + dots(w, x[at + 2u * GROUPS], x[at + 3u * GROUPS]);
@@ -63,3 +66,8 @@ fn product(w: Unit, column: u32, g: u32, step: vec4<f32>, sum: f32) -> f32 {
     return fma(scale.x * step.x, f32(total), fma(fma(scale.x, MIDDLE, scale.y), step.y, sum));
 }
 #endif
+
+// (step, step * sum of the codes, sum of squares, 0) of a group.
+fn step_of(column: u32, g: u32) -> vec4<f32> {
+    return bitcast<vec4<f32>>(x[(column * (QUADS + 1u) + QUADS) * GROUPS + g]);
+}

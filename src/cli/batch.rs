@@ -124,7 +124,7 @@ impl<'a> Batch<'a> {
             let Some((next, rest)) = self.prompts.split_first() else { return };
             let answer = self.args.form.tokens(&next.prompt, self.model).and_then(|prompt| {
                 let (kv, generate) = (self.kv.clone(), self.args.answer.options());
-                self.engine.submit(Request { prompt, kv, generate })
+                self.engine.submit(Request { prompt, kv, generate, ..Request::default() })
             });
             self.answers.push_back((&next.prompt, answer));
             self.prompts = rest;

@@ -7,8 +7,8 @@ use std::path::Path;
 use benben::Gpu;
 use benben::gpu::{AdapterSummary, Family, Tuning, TuningSource, adapters, cache_folder};
 use benben::kernels::check::{self, Check};
-use benben::kernels::matmul_matrix::prove;
 use benben::kernels::tune::{Trial, Tuned, tune};
+use benben::kernels::units::prove_aloud;
 use serde_json::{Value, json};
 
 use super::args::DeviceArgs;
@@ -40,7 +40,10 @@ pub async fn run(args: &DoctorArgs) -> Outcome {
         text(format!("\nmeasured on {}\n{}", gpu.describe(), trial_lines(&tuned)))?;
         keep(&mut gpu, cache_folder().as_deref())?;
     }
-    let gpu = prove(&gpu).await;
+    let (gpu, refused) = prove_aloud(&gpu).await;
+    for why in refused {
+        text(format!("\nmatrix units are not used for all that they could be: {why}\n"))?;
+    }
     text(format!("\ntuning\n  {}, {}\n", tuning(gpu.tuning()), source(&gpu)))?;
     let checks = check::all(&gpu).await?;
     gpu.check()?;
@@ -73,7 +76,12 @@ fn tuning(tuning: Tuning) -> String {
         Family::Lanes => "kernels for software adapters",
         Family::Groups => "kernels for real GPUs",
     };
-    let units = if tuning.matrix_units { ", matrix units" } else { "" };
+    let units = match (tuning.matrix_units, tuning.matrix_attention) {
+        (true, true) => ", matrix units",
+        (true, false) => ", matrix units for products alone",
+        (false, true) => ", matrix units for attention alone",
+        (false, false) => "",
+    };
     format!(
         "{family}, {}{units}, decode attention in up to {} parts",
         subgroups(tuning),
@@ -185,6 +193,7 @@ fn json_report(
             "family": format!("{:?}", gpu.tuning().family).to_lowercase(),
             "subgroups": gpu.tuning().subgroups,
             "matrix_units": gpu.tuning().matrix_units,
+            "matrix_attention": gpu.tuning().matrix_attention,
             "attention_splits": gpu.tuning().attention_splits,
             "source": format!("{:?}", gpu.tuning_source()).to_lowercase(),
         },

@@ -75,6 +75,10 @@ enum Failure {
     Directory { path: String, error: io::Error },
     #[error("{failed} of {total} prompts could not be answered; their lines say why")]
     Unanswered { failed: usize, total: usize },
+    #[error(
+        "in {failed} of {total} cells, answers differ from those of single sequences by more than rounding explains"
+    )]
+    Answers { failed: usize, total: usize },
     #[error("{failed} of {total} kernel checks failed on {adapter}; its answers would be wrong")]
     Checks { failed: usize, total: usize, adapter: String },
 }

@@ -17,11 +17,14 @@ use super::frame::Pace;
 use super::session::Session;
 use super::work::Course;
 use crate::Result;
-use crate::gpu::Pending;
+use crate::gpu::{Gpu, Pending};
 use crate::kernels::sample::Sampling;
 
-/// Tokens that may be under way at once.
-const DEPTH: usize = 2;
+/// Tokens that may be under way at once: on a GPU more, because its steps are short beside the time until a thread that
+/// waits for one runs again. What is under way when an answer ends was in vain.
+fn depth(gpu: &Gpu) -> usize {
+    if gpu.is_software() { 2 } else { 4 }
+}
 
 /// How to generate an answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -200,7 +203,8 @@ impl Stream for Generation<'_> {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        while !this.finished && this.left > 0 && this.pending.len() < DEPTH {
+        let depth = depth(this.session.seq.model.gpu());
+        while !this.finished && this.left > 0 && this.pending.len() < depth {
             match this.session.poll_recall(&this.course, cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return this.fail(error),

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::session::{Session, SessionOptions};
 use crate::gpu::Gpu;
-use crate::kernels::matmul_matrix;
 use crate::kernels::matrix::RowFormat;
 use crate::kernels::sample::Sampling;
+use crate::kernels::units;
 use crate::kv::KvOptions;
 use crate::model::{Config, Loader, Model, Progress};
 use crate::plan::{Limits, Plan};
@@ -78,7 +78,7 @@ impl Model {
         let config = Config::read(file).await?;
         options.plan(gpu, file, &config)?;
         let text = read_text(file)?;
-        let gpu = &matmul_matrix::prove(gpu).await;
+        let gpu = &units::prove(gpu).await;
         if let Some(prompt) = options.prompt {
             let stand_in = Self::stand_in(gpu, file, &config, options.weights).await?;
             compile_for(&stand_in, options, prompt)?;

@@ -97,6 +97,18 @@ impl Sequence {
         Ok(())
     }
 
+    /// Puts random rows in the place of those of all tokens but the last, as many as the policy leaves of such a prompt.
+    pub fn fill_at_random(&mut self, rec: &mut Recorder) -> Result<()> {
+        let (count, cache) = (self.tokens.len().saturating_sub(1), &mut self.cache);
+        if count > 0 {
+            let live = cache.checkpoint();
+            let plan = plan_block(&self.kv, self.bounds.as_deref(), cache.tiers(), &live, true, count)?;
+            cache.fill_at_random(rec, &plan.gains(cache.tiers(), true))?;
+            self.cached = count;
+        }
+        Ok(())
+    }
+
     /// Fails unless `tokens` are in the vocabulary and have room beside `others`.
     pub fn check_room(&self, others: usize, tokens: &[u32]) -> Result<()> {
         check_room(self.model.config(), self.context, others, tokens)

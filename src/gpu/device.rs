@@ -162,9 +162,8 @@ impl Gpu {
         Self { inner: self.inner.clone(), tuning, tuning_source: TuningSource::Caller }
     }
 
-    /// The same device with kernels on its matrix units, the other choices as they are.
-    pub(crate) fn tuned_to_matrix_units(&self) -> Self {
-        let tuning = Tuning { matrix_units: true, ..self.tuning };
+    /// The same device with choices that were proven on it, by whom else they were made.
+    pub(crate) fn retuned(&self, tuning: Tuning) -> Self {
         Self { tuning, ..self.clone() }
     }
 

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use super::texture::Texel;
 use crate::{Error, Result};
@@ -23,28 +24,59 @@ pub struct Shader {
 }
 
 /// What identifies one variant of a shader: it labels the pipeline, its cache entry and every message.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+///
+/// A key is made and looked up for every dispatch, so that its defines are one allocation, and its text counts by its
+/// address: to hash it took longer than a small dispatch.
+#[derive(Debug, Clone)]
 pub struct ShaderKey {
     stem: &'static str,
     text: &'static str,
-    defines: BTreeMap<&'static str, u32>,
+    /// By name.
+    defines: Vec<(&'static str, u32)>,
+}
+
+/// More defines than most variants have.
+const DEFINES: usize = 24;
+
+impl PartialEq for ShaderKey {
+    fn eq(&self, other: &Self) -> bool {
+        let same_text = std::ptr::eq(self.text, other.text) || self.text == other.text;
+        self.stem == other.stem && self.defines == other.defines && same_text
+    }
+}
+
+impl Eq for ShaderKey {}
+
+impl Hash for ShaderKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.stem.hash(state);
+        self.defines.hash(state);
+    }
 }
 
 impl ShaderKey {
     /// The variant of `shader` without any define.
     pub fn new(shader: Shader) -> Self {
-        Self { stem: shader.stem, text: shader.text, defines: BTreeMap::new() }
+        Self { stem: shader.stem, text: shader.text, defines: Vec::with_capacity(DEFINES) }
     }
 
     /// Adds a constant.
     pub fn with(mut self, name: &'static str, value: u32) -> Self {
-        self.defines.insert(name, value);
+        match self.defines.binary_search_by_key(&name, |&(name, _)| name) {
+            Ok(at) => self.defines[at].1 = value,
+            Err(at) => self.defines.insert(at, (name, value)),
+        }
         self
     }
 
     /// Adds a switch when `on`.
     pub fn flag(self, name: &'static str, on: bool) -> Self {
         if on { self.with(name, 1) } else { self }
+    }
+
+    fn define(&self, name: &str) -> Option<u32> {
+        let at = self.defines.binary_search_by_key(&name, |&(name, _)| name).ok()?;
+        Some(self.defines[at].1)
     }
 
     /// The stem.
@@ -63,6 +95,7 @@ impl fmt::Display for ShaderKey {
 const SHARED: &[(&str, &str)] = &[
     ("across", include_str!("../../shaders/shared/across.wgsl")),
     ("attention_job", include_str!("../../shaders/shared/attention_job.wgsl")),
+    ("dot_add", include_str!("../../shaders/shared/dot_add.wgsl")),
     ("eight", include_str!("../../shaders/shared/eight.wgsl")),
     ("jobs", include_str!("../../shaders/shared/jobs.wgsl")),
     ("kv_block", include_str!("../../shaders/shared/kv_block.wgsl")),
@@ -76,6 +109,7 @@ const SHARED: &[(&str, &str)] = &[
     ("rope", include_str!("../../shaders/shared/rope.wgsl")),
     ("row_of_eight", include_str!("../../shaders/shared/row_of_eight.wgsl")),
     ("score", include_str!("../../shaders/shared/score.wgsl")),
+    ("stored", include_str!("../../shaders/shared/stored.wgsl")),
     ("weight_pack", include_str!("../../shaders/shared/weight_pack.wgsl")),
     ("weight_chunk", include_str!("../../shaders/shared/weight_chunk.wgsl")),
     ("weight_dots", include_str!("../../shaders/shared/weight_dots.wgsl")),
@@ -117,7 +151,7 @@ impl Paste<'_> {
             rest = after;
             let word = line.trim();
             if let Some(name) = word.strip_prefix("#ifdef ") {
-                taken.push(self.key.defines.contains_key(name.trim()));
+                taken.push(self.key.define(name.trim()).is_some());
             } else if word == "#else" {
                 let last = taken.last_mut().ok_or_else(|| self.fail(line, "#else without #ifdef"))?;
                 *last = !*last;
@@ -187,7 +221,7 @@ impl Paste<'_> {
                 None => (name.to_owned(), tail),
             };
             let name = name.as_str();
-            let value = counters.get(name).or_else(|| self.key.defines.get(name))?;
+            let value = counters.get(name).copied().or_else(|| self.key.define(name))?;
             out.push_str(before);
             out.push_str(&value.to_string());
             rest = tail;

@@ -26,8 +26,10 @@ pub struct Tuning {
     /// Keep weights in textures, for the kernels of [`Family::Lanes`].
     pub textures: bool,
     /// Multiply many rows on cooperative matrices, in halves. False until such a product was compared with its twin
-    /// on the device, by `kernels::matmul_matrix::prove`.
+    /// on the device, by `kernels::units::prove`.
     pub matrix_units: bool,
+    /// Attend in prefill on cooperative matrices, likewise.
+    pub matrix_attention: bool,
     /// Decode attention: how many parts the rows of a head are split into at most.
     pub attention_splits: u32,
 }
@@ -65,6 +67,7 @@ impl Tuning {
                 textures: info.backend == wgpu::Backend::Vulkan
                     && device.limits().max_storage_textures_per_shader_stage >= 2,
                 matrix_units: false,
+                matrix_attention: false,
                 attention_splits: 16,
             }
         } else {
@@ -78,6 +81,7 @@ impl Tuning {
                 wide_barriers,
                 textures: false,
                 matrix_units: false,
+                matrix_attention: false,
                 attention_splits: 16,
             }
         }

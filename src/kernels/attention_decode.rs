@@ -15,6 +15,9 @@ use super::kv_code::{KvBits, hadamard};
 use super::kv_memory::KvArena;
 use super::kv_row::{Format, Heads, KvRows};
 use super::kv_sample::Sample;
+use super::matrix::GROUP;
+use super::operand::{Code, Operand, unpack};
+use super::quantise::quantise;
 use crate::Result;
 use crate::gpu::{Class, Gpu, Recorder, ShaderKey, Tensor};
 
@@ -31,7 +34,8 @@ pub(super) fn format_key(base: ShaderKey, head_dim: usize, format: Format) -> Sh
 }
 
 fn key(base: ShaderKey, head_dim: usize, format: Format, flags: Flags) -> ShaderKey {
-    let Flags { store_logits, merged, whole } = flags;
+    let Flags { store_logits, merged, whole, operand } = flags;
+    let base = operand.map_or(base.clone(), |code| code.made_by(base).flag("OPERAND", true));
     format_key(base, head_dim, format)
         .flag("STORE_LOGITS", store_logits)
         .flag("BIASED", merged)
@@ -47,12 +51,22 @@ pub(super) fn variants_of(base: fn(Heads) -> ShaderKey, wholes: bool) -> Vec<Sha
     let (plain, four) = (Flags::default(), KvBits::Four);
     let pairs = KvBits::ALL.into_iter().flat_map(|k| KvBits::ALL.map(|v| of(k, v, plain)));
     let only = [true, false].into_iter().filter(|_| wholes);
-    let only = only.map(|rotated| of(four, four, Flags { whole: Some(rotated), ..plain }));
+    let only: Vec<_> = only.map(|rotated| of(four, four, Flags { whole: Some(rotated), ..plain })).collect();
     let others = [
         of(KvBits::Eight, four, Flags { store_logits: true, ..plain }),
         of(four, four, Flags { merged: true, ..plain }),
     ];
     pairs.chain(only).chain(others).collect()
+}
+
+/// The variants that leave the next product's operand.
+pub(super) fn operand_variants(base: fn(Heads) -> ShaderKey) -> Vec<ShaderKey> {
+    let heads = Heads { query: 32, kv: 8, dim: 128 };
+    let of = |code, rotated| {
+        let flags = Flags { whole: Some(rotated), operand: Some(code), ..Flags::default() };
+        key(base(heads), heads.dim, Format::both(KvBits::Four), flags)
+    };
+    Code::ALL.into_iter().flat_map(|code| [false, true].map(|rotated| of(code, rotated))).collect()
 }
 
 /// What attention of some tokens leaves.
@@ -64,6 +78,8 @@ pub struct Attended<'a> {
     pub logits: &'a Tensor<f32>,
     /// `[H * hd]` a token.
     pub out: &'a Tensor<f32>,
+    /// Where it goes instead, if a product reads it in this code: a column for each `[H * hd]` of `out`.
+    pub operand: Option<(&'a Operand, Code)>,
     /// `[H]` a token.
     pub lse: &'a Tensor<f32>,
     /// `[H]` a token, in their order: workgroups that are done with their rows. Zero at first, and zero again when all are.
@@ -84,8 +100,14 @@ pub fn attention_decode(
     let tuning = rec.gpu().tuning();
     let which = Which::of(tuning);
     let numbered = tokens.iter().enumerate();
-    let parts: Vec<Parts<'_>> =
+    let mut parts: Vec<Parts<'_>> =
         numbered.flat_map(|(at, token)| split(tuning, token, (at, tokens.len()))).collect();
+    let Some(KvRows { heads, .. }) = parts.first().map(|parts| parts.rows) else { return Ok(()) };
+    // Where some of the outputs come out of a merge, all are quantised behind it.
+    let at_once = parts.iter().all(|parts| parts.whole) && heads.dim.is_multiple_of(GROUP);
+    if let (Some((_, code)), true, Which::Subgroups(_)) = (to.operand, at_once, which) {
+        parts.iter_mut().for_each(|parts| parts.operand = Some(code));
+    }
     let alike = |a: &Parts<'_>, b: &Parts<'_>| a.flags() == b.flags() && a.rows.beside(b.rows);
     for group in groups(&parts, alike) {
         let (KvRows { heads, format, .. }, flags) = (group[0].rows, group[0].flags());
@@ -96,7 +118,11 @@ pub fn attention_decode(
         let mut bindings = vec![q.bind(), k, v, steps, book];
         bindings.extend(match (flags.whole, which) {
             (None, _) => vec![to.logits.bind(), to.partial.bind()],
-            (Some(_), Which::Subgroups(_)) => vec![to.partial.bind(), to.out.bind(), to.arrived.bind()],
+            (Some(_), Which::Subgroups(_)) => {
+                let operand = to.operand.filter(|_| flags.operand.is_some());
+                let out = operand.map_or(to.out.bind(), |(operand, _)| operand.words.bind());
+                vec![to.partial.bind(), out, to.arrived.bind()]
+            }
             (Some(_), _) => vec![to.logits.bind(), to.out.bind(), to.lse.bind()],
         });
         let grid = which.grid(*heads, splits);
@@ -111,8 +137,13 @@ pub fn attention_decode(
         lse_from: parts.token.lse_from,
     };
     let merges: Vec<Merge> = in_parts.map(merge).collect();
-    let Some(Parts { rows: KvRows { heads, .. }, .. }) = parts.first() else { return Ok(()) };
-    attention_merge(rec, to.partial, *heads, &merges, to.out, to.lse)
+    attention_merge(rec, to.partial, *heads, &merges, to.out, to.lse)?;
+    match to.operand {
+        Some((operand, code)) if parts.iter().any(|parts| parts.operand.is_none()) => {
+            quantise(rec, to.out.bind(), None, tokens.len(), operand, code)
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn check(
@@ -159,11 +190,25 @@ async fn check(
     });
     let mut rec = Recorder::new(gpu);
     let arrived = gpu.tensor_with(Class::Scratch, "arrived", &vec![0; 2 * heads.query]);
-    let to = Attended { partial: &partial, logits: &logits, out: &out, lse: &lse, arrived: &arrived };
+    let operand = Operand::new(gpu, 2, heads.q_width());
+    let to = Attended {
+        partial: &partial,
+        logits: &logits,
+        out: &out,
+        operand: None,
+        lse: &lse,
+        arrived: &arrived,
+    };
     let tokens = tokens.collect::<Vec<_>>();
     // The second time finds what the first one left.
     attention_decode(&mut rec, &device_q, scale, &tokens, to)?;
     attention_decode(&mut rec, &device_q, scale, &tokens, to)?;
+    let quantises = gpu.tuning().planes > 0;
+    if quantises {
+        let operand = Some((&operand, Code::TwoBytes));
+        attention_decode(&mut rec, &device_q, scale, &tokens, Attended { operand, ..to })?;
+    }
+    let got_operand = rec.read(&operand.words, 0, operand.words.len());
     let got_arrived = rec.read(&arrived, 0, arrived.len());
     let (got_out, got_lse) = (rec.read(&out, 0, out.len()), rec.read(&lse, 0, lse.len()));
     let (got_logits, got_partial) =
@@ -172,6 +217,7 @@ async fn check(
 
     let (got_out, got_lse) = (got_out.await?, got_lse.await?);
     let (got_logits, got_partial) = (got_logits.await?, got_partial.await?);
+    let got_operand = unpack(Code::TwoBytes, heads.q_width(), 2, &got_operand.await?).values;
     let label = format!("attention_decode {format:?}, {heads:?}, counters");
     let mut checks = vec![Check::equal(label, &got_arrived.await?, &vec![0; 2 * heads.query])];
     for (i, ((sample, bias, q), (capacity, count))) in sequences.iter().zip(both).enumerate() {
@@ -213,6 +259,10 @@ async fn check(
             ),
             Check::compare(label.clone() + ", other parts", &around, &vec![f32::NAN; 2 * gap], 0.0),
         ]);
+        if quantises {
+            let operand = own(&got_operand, heads.q_width(), 1 - i);
+            checks.push(Check::compare(label.clone() + ", operand", &operand, &want.out, 2e-4));
+        }
         if store_logits || wants_lse {
             checks.push(Check::compare(label + ", lse", &lse, &want.lse, 1e-4));
         }

@@ -106,20 +106,27 @@ pub(super) fn element_words(bits: KvBits) -> u32 {
     super::attention_decode_groups::element_words(bits)
 }
 
-/// Every pair of widths on SmolLM2's heads, logits, merged rows and outputs; and the shapes of other heads.
+/// Every pair of widths on SmolLM2's heads, logits, merged rows and outputs; other heads, each with the smallest and the
+/// largest rows; and heads that are wider than the team of a narrow subgroup.
 pub fn variants() -> Vec<ShaderKey> {
-    let of = |heads, k, v| {
-        super::attention_decode::format_key(key(heads, 32), heads.dim, Format { k, v }).flag("WHOLE", true)
+    let of = |(query, kv, dim), lanes, bits| {
+        let heads = Heads { query, kv, dim };
+        let key = super::attention_decode::format_key(key(heads, lanes), dim, Format::both(bits));
+        key.flag("WHOLE", true).flag("V_ROTATED", bits != KvBits::Sixteen)
     };
-    let (four, sixteen) = (KvBits::Four, KvBits::Sixteen);
+    // Subgroups of more than 32 lanes have teams of 32 at most.
+    let wide =
+        [(32, 8, 128), (40, 40, 128), (16, 8, 128), (14, 2, 64), (8, 1, 256), (4, 4, 256), (8, 1, 512)];
+    let wide =
+        wide.into_iter().flat_map(|heads| [KvBits::Four, KvBits::Sixteen].map(|bits| of(heads, 32, bits)));
     let others = [
-        of(Heads { query: 32, kv: 8, dim: 128 }, four, sixteen).flag("V_ROTATED", true),
-        of(Heads { query: 40, kv: 40, dim: 128 }, sixteen, sixteen),
-        of(Heads { query: 8, kv: 1, dim: 256 }, four, four).flag("V_ROTATED", true),
-        of(Heads { query: 7, kv: 1, dim: 80 }, sixteen, sixteen),
+        of((7, 1, 80), 32, KvBits::Sixteen),
+        of((32, 8, 128), 8, KvBits::Four),
+        of((40, 40, 256), 8, KvBits::Sixteen),
     ];
     let smollm2 = super::attention_decode::variants_of(|heads| key(heads, 32), true);
-    smollm2.into_iter().chain(others).collect()
+    let operands = super::attention_decode::operand_variants(|heads| key(heads, 32));
+    smollm2.into_iter().chain(wide).chain(others).chain(operands).collect()
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::kv_code::KvBits;
 use super::kv_row::{Heads, KvRows};
+use super::operand::Code;
 use super::{
     attention_decode_groups as plain, attention_decode_lanes as lanes,
     attention_decode_subgroups as subgroups,
@@ -128,6 +129,8 @@ pub(super) struct Parts<'a> {
     logits_from: Option<usize>,
     /// Where the token's counters begin.
     arrived_from: usize,
+    /// The code of the operand that takes the token's output, if one does.
+    pub operand: Option<Code>,
 }
 
 /// The parts of each pool that has rows, of token number `at` of `tokens`.
@@ -153,7 +156,19 @@ pub(super) fn split<'a>(
         let (rows, count, whole) = (pool.0, pool.1, whole(pool.0));
         first += splits;
         let arrived_from = at * rows.heads.query;
-        Parts { token, rows, count, first: first - splits, splits, total, whole, logits_from, arrived_from }
+        let operand = None;
+        Parts {
+            token,
+            rows,
+            count,
+            first: first - splits,
+            splits,
+            total,
+            whole,
+            logits_from,
+            arrived_from,
+            operand,
+        }
     };
     token.pools.iter().enumerate().map(part).filter(|parts| parts.splits > 0).collect()
 }
@@ -164,6 +179,7 @@ impl Parts<'_> {
             store_logits: self.logits_from.is_some(),
             merged: self.rows.merged,
             whole: self.whole.then_some(self.rows.basis.v_rotated),
+            operand: self.operand,
         }
     }
 
@@ -185,7 +201,11 @@ impl Parts<'_> {
             v_from: v / which.element_words(format.v),
             steps_from,
             book_from,
-            out_from: if self.whole { self.token.out_from } else { partials_from } as u32,
+            out_from: match self.operand {
+                Some(_) => self.token.out_from / heads.q_width(),
+                None if self.whole => self.token.out_from,
+                None => partials_from,
+            } as u32,
             lse_from: self.token.lse_from as u32,
             logits_from: self.logits_from.unwrap_or(0) as u32,
             first_part: self.first as u32,
@@ -202,6 +222,8 @@ pub(super) struct Flags {
     pub merged: bool,
     /// The output comes out, of transformed values or not, and no parts to be merged.
     pub whole: Option<bool>,
+    /// It comes out as an operand.
+    pub operand: Option<Code>,
 }
 
 #[repr(C)]

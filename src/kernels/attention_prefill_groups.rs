@@ -1,5 +1,8 @@
-//! Prefill attention for real GPUs: a workgroup per 64 queries of a head, keys and values through shared memory.
+//! Prefill attention for real GPUs: a workgroup per 64 rows, which are the query heads that share a KV head, of one query
+//! and then the next. Keys and values go through shared memory, once for all of them.
 
+use super::attention_prefill::Choice;
+use super::kv_row::Heads;
 use crate::gpu::{Shader, ShaderKey};
 
 const SHADER: Shader = Shader {
@@ -7,21 +10,33 @@ const SHADER: Shader = Shader {
     text: include_str!("../../shaders/attention_prefill_groups.wgsl"),
 };
 
-/// Queries of a workgroup.
+const LANES: usize = 256;
+/// Rows of a workgroup.
 const ROWS: usize = 64;
+/// Lanes side by side along the dimensions of a head.
+const COLUMNS: usize = 16;
+/// Quads of values that are staged at a time.
+const QUADS: usize = 512;
 
-/// The widest head whose sums stay in a lane's registers: four queries by a quad of every 32 dimensions.
-pub(super) const MOST_DIM: usize = 128;
-
-pub(super) fn key(head_dim: usize) -> ShaderKey {
-    ShaderKey::new(SHADER).with("HEAD_DIM", head_dim as u32)
+fn key(head_dim: usize) -> ShaderKey {
+    // Quads of dimensions of a lane, and keys whose values are staged at a time.
+    let wide = (head_dim / 4).div_ceil(COLUMNS).next_power_of_two();
+    let step = QUADS / (COLUMNS * wide);
+    ShaderKey::new(SHADER)
+        .with("HEAD_DIM", head_dim as u32)
+        .with("WIDE", wide as u32)
+        .with("STEP", step as u32)
+        .with("LOADS", (QUADS / LANES) as u32)
 }
 
-pub(super) fn grid(heads: usize, count: usize) -> [u32; 3] {
-    [count.div_ceil(ROWS) as u32, heads as u32, 1]
+/// The dispatch of `count` queries.
+pub(super) fn choose(heads: Heads, count: usize) -> Choice {
+    let rows = count * heads.group();
+    Choice { key: key(heads.dim), grid: [rows.div_ceil(ROWS) as u32, heads.kv as u32, 1] }
 }
 
-/// Heads of 64, 80 and 128, and biases.
+/// Heads of 64, 72, 80, 128 and 256, biases, and outputs in halves.
 pub fn variants() -> Vec<ShaderKey> {
-    vec![key(64), key(80), key(MOST_DIM), key(64).flag("BIASED", true)]
+    let plain = [64, 72, 80, 128, 256].map(key);
+    plain.into_iter().chain(["BIASED", "HALVES"].map(|flag| key(64).flag(flag, true))).collect()
 }

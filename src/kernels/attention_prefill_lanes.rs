@@ -1,47 +1,39 @@
-//! Prefill attention without barriers: a lane keeps a few queries and their sums in registers, and its workgroup reads
-//! each key at an address that all its lanes share. For software adapters, and for heads of real GPUs that are too
-//! wide for [`super::attention_prefill_groups`].
+//! Prefill attention without barriers, for software adapters: a lane keeps a few queries and their sums in registers, and
+//! its workgroup reads each key at an address that all its lanes share.
 
-use crate::gpu::{Family, Shader, ShaderKey};
+use super::attention_prefill::Choice;
+use super::kv_row::Heads;
+use crate::gpu::{Shader, ShaderKey};
 
 const SHADER: Shader = Shader {
     stem: "attention_prefill_lanes",
     text: include_str!("../../shaders/attention_prefill_lanes.wgsl"),
 };
 
-/// Lanes of a workgroup, and queries of a lane. A software adapter pays for each lane of a load, so there a lane takes
-/// more queries, as many as compile in a few seconds.
-fn shape(family: Family, head_dim: usize) -> (usize, usize) {
-    match family {
-        Family::Lanes => (8, (256 / head_dim.max(1)).clamp(1, 4)),
-        Family::Groups => (64, 1),
-    }
+const LANES: usize = 8;
+
+/// Queries of a lane. A software adapter pays for each lane of a load, so a lane takes as many as compile in a few seconds.
+fn tile(head_dim: usize) -> usize {
+    (256 / head_dim.max(1)).clamp(1, 4)
 }
 
-pub(super) fn key(family: Family, subgroups: bool, head_dim: usize) -> ShaderKey {
-    let (lanes, tile) = shape(family, head_dim);
+fn key(subgroups: bool, head_dim: usize) -> ShaderKey {
     ShaderKey::new(SHADER)
         .with("HEAD_DIM", head_dim as u32)
-        .with("LANES", lanes as u32)
-        .with("TILE", tile as u32)
-        .flag("SUBGROUPS", subgroups && family == Family::Lanes)
+        .with("LANES", LANES as u32)
+        .with("TILE", tile(head_dim) as u32)
+        .flag("SUBGROUPS", subgroups)
 }
 
-pub(super) fn grid(family: Family, head_dim: usize, heads: usize, count: usize) -> [u32; 3] {
-    let (lanes, tile) = shape(family, head_dim);
-    [count.div_ceil(lanes * tile) as u32, heads as u32, 1]
+/// The dispatch of `count` queries.
+pub(super) fn choose(subgroups: bool, heads: Heads, count: usize) -> Choice {
+    let queries = LANES * tile(heads.dim);
+    Choice { key: key(subgroups, heads.dim), grid: [count.div_ceil(queries) as u32, heads.query as u32, 1] }
 }
 
-/// Software adapters with and without subgroups on heads of 64 and 80, real GPUs on heads of 256, and biases.
+/// With and without subgroups on heads of 64 and 80, and biases.
 pub fn variants() -> Vec<ShaderKey> {
-    let (lanes, groups) = (Family::Lanes, Family::Groups);
-    let plain = [
-        key(lanes, false, 64),
-        key(lanes, false, 80),
-        key(lanes, true, 64),
-        key(lanes, true, 80),
-        key(groups, false, 256),
-    ];
-    let biased = [key(lanes, false, 64), key(lanes, true, 64), key(groups, false, 256)];
-    plain.into_iter().chain(biased.map(|key| key.flag("BIASED", true))).collect()
+    let plain = [key(false, 64), key(false, 80), key(true, 64), key(true, 80)];
+    let biased = [false, true].map(|subgroups| key(subgroups, 64).flag("BIASED", true));
+    plain.into_iter().chain(biased).collect()
 }

@@ -126,6 +126,7 @@ pub async fn all(gpu: &Gpu) -> Result<Vec<Check>> {
     checks.extend(super::kv_copy::checks(gpu).await?);
     checks.extend(super::page_bounds::checks(gpu).await?);
     checks.extend(super::page_score::checks(gpu).await?);
+    checks.extend(super::to_halves::checks(gpu).await?);
     checks.extend(super::attention_prefill::checks(gpu).await?);
     checks.extend(super::attention_decode::checks(gpu).await?);
     checks.extend(super::attention_merge::checks(gpu).await?);
@@ -170,7 +171,8 @@ pub(super) mod testing {
             tunings.extend([false, true].map(|textures| Tuning { family: Family::Lanes, textures, ..with }));
         }
         if gpu.has_matrix_units() {
-            tunings.push(Tuning { family: Family::Groups, matrix_units: true, ..gpu.tuning() });
+            let units = Tuning { matrix_units: true, matrix_attention: true, ..gpu.tuning() };
+            tunings.push(Tuning { family: Family::Groups, ..units });
         }
         tunings.into_iter().map(|t| gpu.with_tuning(t)).collect()
     }

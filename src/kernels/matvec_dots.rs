@@ -87,16 +87,20 @@ struct Layout {
 }
 
 impl Layout {
-    /// On an H200 four teams are as fast as eight; a group of 32 outputs is best made by a team each, but by eight teams if a
+    /// On an H200 four teams are as fast as eight; a group of 32 outputs is best made by a team each, but by half as many if a
     /// team reads two rows.
-    fn of(gpu: &Gpu, epilogue: Epilogue) -> Self {
-        let team = (gpu.tuning().subgroup_lanes as usize).min(32);
+    fn new(subgroup_lanes: usize, most_lanes: usize, epilogue: Epilogue) -> Self {
+        let team = subgroup_lanes.min(32);
         let teams = match epilogue {
             Epilogue::Store => 4,
             Epilogue::Add => 32,
-            Epilogue::SwiGlu => 8,
+            Epilogue::SwiGlu => 16,
         };
-        Self { team, lanes: (teams * team).min(gpu.max_workgroup_lanes()) }
+        Self { team, lanes: (teams * team).min(most_lanes) }
+    }
+
+    fn of(gpu: &Gpu, epilogue: Epilogue) -> Self {
+        Self::new(gpu.tuning().subgroup_lanes as usize, gpu.max_workgroup_lanes(), epilogue)
     }
 }
 
@@ -129,20 +133,24 @@ fn key(
     to.map_or(key.clone(), |code| code.made_by(key))
 }
 
-/// One variant of each way to assemble the shader.
+/// One variant of each way to assemble the shader, on subgroups of 32 lanes and more, some in workgroups as large as a
+/// device may have beyond the least that all have; and what subgroups of 8 make of it.
 pub fn variants() -> Vec<ShaderKey> {
     let mut all = Vec::new();
     for format in RowFormat::ALL {
         let quantised = [Code::Bytes, Code::TwoBytes];
         for &from in if format == RowFormat::F16 { &[Code::F32][..] } else { &quantised } {
             for epilogue in Epilogue::ALL {
-                let layout = Layout { team: 32, lanes: 256 };
+                let [least, most, narrow] =
+                    [(32, 256), (32, 1024), (8, 256)].map(|(team, most)| Layout::new(team, most, epilogue));
                 let codes =
                     if epilogue == Epilogue::Store { vec![None] } else { Code::ALL.map(Some).to_vec() };
                 for to in codes {
-                    let of =
-                        |cols, norm, columns| key(layout, (format, cols), from, epilogue, to, norm, columns);
-                    all.extend([of(4096, true, 1), of(576, false, 1), of(14_336, false, 4)]);
+                    let of = |layout, cols, norm, columns| {
+                        key(layout, (format, cols), from, epilogue, to, norm, columns)
+                    };
+                    all.extend([of(most, 4096, true, 1), of(least, 576, false, 1)]);
+                    all.extend([of(most, 14_336, false, MOST), of(narrow, 4096, false, 2)]);
                 }
             }
         }
@@ -178,18 +186,18 @@ pub fn matvec_dots(
             to_groups: groups(outputs) as u32,
             epsilon: norm.unwrap_or(0.0),
         };
-        let mut bindings = vec![part.words.bind(), part.scales.bind(), x.x.bind(), x.steps.bind()];
+        let mut bindings = vec![part.words.bind(), part.scales.bind(), x.words.bind()];
         let each = match to {
             To::Store(out) => {
                 bindings.push(out.bind());
                 layout.lanes / layout.team
             }
             To::SwiGlu { next, .. } => {
-                bindings.extend([next.x.bind(), next.steps.bind()]);
+                bindings.push(next.words.bind());
                 super::matrix::GROUP
             }
             To::Add { stream, weight, next, .. } => {
-                bindings.extend([next.x.bind(), next.steps.bind(), stream.bind(), weight.bind()]);
+                bindings.extend([next.words.bind(), stream.bind(), weight.bind()]);
                 super::matrix::GROUP
             }
         };
@@ -221,8 +229,7 @@ async fn check(
     let (device_x, device_weight) = (device("x", &x), device("weight", &weight));
     let (device_stream, device_next_weight) = (device("stream", &stream), device("weight", &next_weight));
     let (operand, next) = (Operand::new(gpu, count, cols), Operand::new(gpu, count, outputs));
-    gpu.write(&next.x, 0, &vec![u32::MAX; next.x.len()]);
-    gpu.write(&next.steps, 0, &vec![f32::NAN; next.steps.len()]);
+    gpu.write(&next.words, 0, &vec![u32::MAX; next.words.len()]);
     let out = poisoned(gpu, count * outputs);
     let mut rec = Recorder::new(gpu);
     super::quantise::quantise(
@@ -242,8 +249,8 @@ async fn check(
     };
     matvec_dots(&mut rec, &matrix, &operand, count, norm.then_some(1e-5), to)?;
     let read = if epilogue == Epilogue::Add { &device_stream } else { &out };
-    let (got, got_x) = (rec.read(read, 0, count * outputs), rec.read(&next.x, 0, next.x.len()));
-    let got_steps = rec.read(&next.steps, 0, next.steps.len());
+    let got = rec.read(read, 0, count * outputs);
+    let got_words = rec.read(&next.words, 0, next.words.len());
     rec.submit();
 
     let mut want = stream.clone();
@@ -271,13 +278,11 @@ async fn check(
     if epilogue != Epilogue::Store {
         let weight = (epilogue == Epilogue::Add).then_some(next_weight.as_slice());
         let (values, squares) = super::quantise::twin(&want, weight, outputs, next_code);
-        let (got_x, got_steps) = (got_x.await?, got_steps.await?);
-        let next = operand::unpack(next_code, outputs, &got_x, &got_steps);
+        let got = operand::unpack(next_code, outputs, count, &got_words.await?);
         let step: f32 = if next_code == Code::Bytes { 2e-2 } else { 1e-4 };
-        checks.push(Check::compare(label.clone() + ", operand", &next, &values, step.max(tolerance)));
+        checks.push(Check::compare(label.clone() + ", operand", &got.values, &values, step.max(tolerance)));
         if epilogue == Epilogue::Add {
-            let got: Vec<f32> = got_steps.chunks_exact(4).map(|step| step[2]).collect();
-            checks.push(Check::compare(label + ", squares", &got, &squares, 1e-4_f32.max(tolerance)));
+            checks.push(Check::compare(label + ", squares", &got.squares, &squares, 1e-4_f32.max(tolerance)));
         }
     }
     Ok(checks)

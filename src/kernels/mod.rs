@@ -15,6 +15,7 @@ pub mod attention_parts;
 pub mod attention_prefill;
 pub mod attention_prefill_groups;
 pub mod attention_prefill_lanes;
+pub mod attention_prefill_matrix;
 pub mod centre;
 pub mod check;
 pub mod combine;
@@ -69,13 +70,15 @@ pub mod select;
 mod team;
 pub mod thin;
 pub mod tile;
+pub mod to_halves;
 pub mod tune;
+pub mod units;
 
 use crate::gpu::ShaderKey;
 
 /// One variant at least of every way in which a shader can be assembled, for validation without a device.
 pub fn variants() -> Vec<ShaderKey> {
-    let kernels: [fn() -> Vec<ShaderKey>; 43] = [
+    let kernels: [fn() -> Vec<ShaderKey>; 45] = [
         accumulate::variants,
         attention_decode_groups::variants,
         attention_decode_lanes::variants,
@@ -83,6 +86,7 @@ pub fn variants() -> Vec<ShaderKey> {
         attention_merge::variants,
         attention_prefill_groups::variants,
         attention_prefill_lanes::variants,
+        attention_prefill_matrix::variants,
         centre::variants,
         combine::variants,
         copy::variants,
@@ -119,6 +123,7 @@ pub fn variants() -> Vec<ShaderKey> {
         select::variants,
         thin::variants,
         tile::variants,
+        to_halves::variants,
     ];
     kernels.into_iter().flat_map(|variants| variants()).collect()
 }

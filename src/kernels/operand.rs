@@ -49,27 +49,25 @@ impl Code {
 pub struct Operand {
     /// Values of a column.
     pub width: usize,
-    /// Codes, or the values.
-    pub x: Tensor<u32>,
-    /// Step, step times the sum of codes, sum of squares and a zero for each group. `[columns, groups, 4]`
-    pub steps: Tensor<f32>,
+    /// Codes and steps, column after column.
+    pub words: Tensor<u32>,
 }
 
 impl Operand {
     /// Room for `columns` columns of `width` values in any code.
     pub fn new(gpu: &Gpu, columns: usize, width: usize) -> Self {
-        let groups = groups(width);
-        Self {
-            width,
-            x: gpu.tensor(Class::Scratch, "operand", columns * groups * GROUP),
-            steps: gpu.tensor(Class::Scratch, "steps of the operand", columns * groups * 4),
-        }
+        Self { width, words: gpu.tensor(Class::Scratch, "operand", len(columns, width)) }
     }
 
     /// Bytes of such an operand.
     pub fn bytes(columns: usize, width: usize) -> u64 {
-        4 * (columns * groups(width) * (GROUP + 4)) as u64
+        4 * len(columns, width) as u64
     }
+}
+
+/// Words of the values themselves, which no code exceeds, and of their steps.
+fn len(columns: usize, width: usize) -> usize {
+    columns * groups(width) * (GROUP + 4)
 }
 
 /// Groups of a column, the last of them padded with zeros.
@@ -90,24 +88,43 @@ pub fn twin(code: Code, values: &[f32]) -> Vec<f32> {
     }
 }
 
-/// The values that an operand's words say.
-pub(super) fn unpack(code: Code, width: usize, x: &[u32], steps: &[f32]) -> Vec<f32> {
+/// What an operand's words say.
+pub(super) struct Unpacked {
+    /// `[columns, width]`
+    pub values: Vec<f32>,
+    /// The sum of each group, and its sum of squares. `[columns, groups]`
+    pub sums: Vec<f32>,
+    pub squares: Vec<f32>,
+}
+
+pub(super) fn unpack(code: Code, width: usize, columns: usize, words: &[u32]) -> Unpacked {
     let groups = groups(width);
-    let columns = steps.len() / (4 * groups);
-    let value = |column: usize, i: usize| {
-        let (g, at) = (i / GROUP, i % GROUP);
-        let byte = |planes: usize, plane: usize| {
-            let quad = (column * planes + plane) * 2 + at / 16;
-            (x[(quad * groups + g) * 4 + at % 16 / 4] >> (8 * (at % 4))) as u8 as i8
-        };
-        let step = steps[(column * groups + g) * 4];
-        match code {
-            Code::F32 => f32::from_bits(x[column * groups * GROUP + i]),
-            Code::Bytes => f32::from(byte(1, 0)) * step,
-            Code::TwoBytes => (256.0 * f32::from(byte(2, 0)) + f32::from(byte(2, 1))) * step,
-        }
+    let quads = match code {
+        Code::F32 => 8,
+        Code::TwoBytes => 4,
+        Code::Bytes => 2,
     };
-    (0..columns).flat_map(|column| (0..width).map(move |i| value(column, i))).collect()
+    let mut out = Unpacked { values: Vec::new(), sums: Vec::new(), squares: Vec::new() };
+    for column in words.chunks_exact((quads + 1) * groups * 4).take(columns) {
+        let (codes, steps) = column.split_at(quads * groups * 4);
+        let of = |i: usize| steps.chunks_exact(4).map(move |step| f32::from_bits(step[i]));
+        let byte = |plane: usize, i: usize| {
+            let (g, at) = (i / GROUP, i % GROUP);
+            let word = codes[((2 * plane + at / 16) * groups + g) * 4 + at % 16 / 4];
+            f32::from((word >> (8 * (at % 4))) as u8 as i8)
+        };
+        out.values.extend((0..width).map(|i| {
+            let step = f32::from_bits(steps[i / GROUP * 4]);
+            match code {
+                Code::F32 => f32::from_bits(codes[i]),
+                Code::Bytes => byte(0, i) * step,
+                Code::TwoBytes => (256.0 * byte(0, i) + byte(1, i)) * step,
+            }
+        }));
+        out.sums.extend(of(1));
+        out.squares.extend(of(2));
+    }
+    out
 }
 
 #[cfg(test)]

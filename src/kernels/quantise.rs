@@ -36,7 +36,7 @@ pub fn quantise(
     let kernel = rec.gpu().kernel(&key(code, weight.is_some()))?;
     let groups = groups(to.width);
     let params = Params { width: to.width as u32, groups: groups as u32 };
-    let mut bindings = vec![x, to.x.bind(), to.steps.bind()];
+    let mut bindings = vec![x, to.words.bind()];
     bindings.extend(weight.map(Tensor::bind));
     rec.dispatch(&kernel, &params, &bindings, [groups.div_ceil(8) as u32, columns as u32, 1])
 }
@@ -63,33 +63,30 @@ async fn check(gpu: &Gpu, code: Code, norm: bool, columns: usize, width: usize) 
     let weight = noise.values(width);
     let weight = norm.then_some(weight.as_slice());
     let to = Operand::new(gpu, columns, width);
-    gpu.write(&to.x, 0, &vec![u32::MAX; to.x.len()]);
-    gpu.write(&to.steps, 0, &vec![f32::NAN; to.steps.len()]);
+    gpu.write(&to.words, 0, &vec![u32::MAX; to.words.len()]);
     let device_x = gpu.tensor_with(Class::Scratch, "x", &x);
     let device_weight = weight.map(|w| gpu.tensor_with(Class::Scratch, "weight", w));
     let mut rec = Recorder::new(gpu);
     quantise(&mut rec, device_x.bind(), device_weight.as_ref(), columns, &to, code)?;
-    let (got_x, got_steps) = (rec.read(&to.x, 0, to.x.len()), rec.read(&to.steps, 0, to.steps.len()));
+    let got = rec.read(&to.words, 0, to.words.len());
     rec.submit();
-    let (got_x, got_steps) = (got_x.await?, got_steps.await?);
     let (want, want_squares) = twin(&x, weight, width, code);
-    let got = super::operand::unpack(code, width, &got_x, &got_steps);
+    let got = super::operand::unpack(code, width, columns, &got.await?);
     let sums = |values: &[f32]| -> Vec<f32> {
         let column = |column: &[f32]| {
             column.chunks(super::matrix::GROUP).map(|g| g.iter().sum::<f32>()).collect::<Vec<_>>()
         };
         values.chunks_exact(width).flat_map(column).collect()
     };
-    let of = |i: usize| got_steps.chunks_exact(4).map(|step| step[i]).collect::<Vec<f32>>();
     let label = format!("quantise {code:?}, norm {norm}, {columns}x{width}");
     // A value between two codes may become either: half of a code's share of the group's largest value.
     let step = if code == Code::Bytes { 1e-2 } else { 4e-5 };
     let mut checks = vec![
-        Check::compare(label.clone() + ", values", &got, &want, step),
-        Check::compare(label.clone() + ", squares", &of(2), &want_squares, 1e-5),
+        Check::compare(label.clone() + ", values", &got.values, &want, step),
+        Check::compare(label.clone() + ", squares", &got.squares, &want_squares, 1e-5),
     ];
     if code != Code::F32 {
-        checks.push(Check::compare(label + ", sums", &of(1), &sums(&got), 1e-4));
+        checks.push(Check::compare(label + ", sums", &got.sums, &sums(&got.values), 1e-4));
     }
     Ok(checks)
 }

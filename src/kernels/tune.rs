@@ -73,7 +73,14 @@ pub async fn tune(gpu: &Gpu) -> Result<Tuned> {
     let (lse, logits) = (f32s(heads.query), f32s(0));
     let arrived = gpu.tensor(Class::Scratch, "tuning", heads.query);
     let attention_splits = race(gpu, &tunings, |rec| {
-        let to = Attended { partial: &partial, logits: &logits, out: &out, lse: &lse, arrived: &arrived };
+        let to = Attended {
+            partial: &partial,
+            logits: &logits,
+            out: &out,
+            operand: None,
+            lse: &lse,
+            arrived: &arrived,
+        };
         attention_decode(rec, &q, 1.0, &[Attend::alone(&rows, live)], to)
     })
     .await?;

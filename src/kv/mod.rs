@@ -8,6 +8,7 @@
 //! share.rs      rows that several sequences read
 //! prefixes.rs   rows that later sequences may begin with
 //! packed.rs     rows that leave the device for a file
+//! random.rs     rows that no prompt left, for measurements
 //! host.rs       rows that leave it to be called back
 //! away.rs       what one layer has of them
 //! ```
@@ -20,6 +21,7 @@ mod packed;
 pub mod policy;
 mod prefixes;
 mod profile;
+mod random;
 mod share;
 mod tier;
 

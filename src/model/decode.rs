@@ -80,7 +80,7 @@ impl Model {
             None => product(rec, d, &layer.qkv, &d.hidden, Some(attention), Epilogue::Store, &d.qkv, count)?,
         }
         self.write_rows(rec, d, rows, l)?;
-        self.attend_rows(rec, d, rows, group)?;
+        self.attend_rows(rec, d, rows, l)?;
         for (i, row) in rows.iter().enumerate() {
             self.observe_row(rec, d, (i, row), group)?;
         }
@@ -131,7 +131,6 @@ impl Model {
             None => (&self.output_norm, &self.head),
         };
         let add = |weight, matrix| To::Add { stream: &d.hidden, weight, next: stream, code: code(matrix) };
-        quantise(rec, d.attended.bind(), None, count, attended, code(output))?;
         matvec_dots(rec, output, attended, count, None, add(ffn_norm, gate_up))?;
         let gated = To::SwiGlu { next: inner, code: code(down) };
         matvec_dots(rec, gate_up, stream, count, Some(self.config.epsilon), gated)?;
@@ -168,8 +167,9 @@ impl Model {
         rec: &mut Recorder,
         d: &DecodeScratch,
         rows: &'a [DecodeRow<'_>],
-        l: usize,
+        layer: usize,
     ) -> Result<()> {
+        let l = layer / self.config.kv_sharing;
         let token = |(i, row): (usize, &'a DecodeRow<'_>)| {
             let mut pools: Vec<_> = row.cache.readable(l).collect();
             // The token's own row is written, but not counted yet.
@@ -187,7 +187,9 @@ impl Model {
         };
         let tokens: Vec<_> = rows.iter().enumerate().map(token).collect();
         let DecodeScratch { partial, weights: logits, attended: out, lse, arrived, .. } = d;
-        let to = Attended { partial, logits, out, lse, arrived };
+        let code = Code::of(self.gpu.tuning(), self.layers[layer].output.format());
+        let operand = d.operands.as_ref().map(|operands| (&operands.attended, code));
+        let to = Attended { partial, logits, out, operand, lse, arrived };
         attention_decode(rec, &d.q, self.attention_scale(), &tokens, to)
     }
 

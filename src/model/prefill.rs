@@ -12,7 +12,7 @@ use super::{DecodeScratch, Model};
 use crate::Result;
 use crate::gpu::{Class, Recorder, Tensor};
 use crate::kernels::activations::Values;
-use crate::kernels::attention_prefill::attention_prefill;
+use crate::kernels::attention_prefill::{self, attention_prefill, keys_and_values};
 use crate::kernels::embed::{Lookup, embed};
 use crate::kernels::kv_read::kv_read;
 use crate::kernels::kv_row::Heads;
@@ -140,8 +140,18 @@ impl Model {
         let from = if last { (rows.enter - 1) / CHUNK * CHUNK } else { 0 };
         for (first, count) in chunks(0, rows.enter) {
             self.project(rec, s, cache, block, (first, count), prefix)?;
+            // The first chunk brings the earlier rows along.
+            let end = prefix + first + count;
+            let new = if !self.config.makes_kv(l) {
+                end
+            } else if first > 0 {
+                prefix + first
+            } else {
+                0
+            };
+            let kv = keys_and_values(rec, [&s.k, &s.v], self.config.heads, new..end, &s.kv_halves)?;
             if first >= from || tallies.hear(first + count, rows.enter) {
-                self.attend(rec, s, cache, block, (first, count), prefix)?;
+                self.attend(rec, s, cache, block, kv, (first, count), prefix)?;
             }
             if first >= from {
                 self.feed_forward(rec, s, block, (first, count))?;
@@ -206,18 +216,30 @@ impl Model {
     }
 
     /// Attention of the rows in the scratch, `count` from row `first` on, over the cache and the block up to them.
+    #[expect(clippy::too_many_arguments, reason = "rows, and what they attend to")]
     fn attend(
         &self,
         rec: &mut Recorder,
         s: &PrefillScratch,
         cache: &Cache,
         block: &Block,
+        kv: [Values<'_>; 2],
         (first, count): (usize, usize),
         prefix: usize,
     ) -> Result<()> {
-        let (heads, scale, seen) = (self.config.heads, self.attention_scale(), prefix + first);
         let bias = (prefix > 0 && cache.main(block.group()).rows.merged).then_some((&s.bias, prefix));
-        attention_prefill(rec, &s.q, &s.k, &s.v, heads, bias, scale, seen, count, &s.attended, &s.lse)
+        let attention = attention_prefill::Block {
+            heads: self.config.heads,
+            prefix: prefix + first,
+            count,
+            q: &s.q,
+            kv,
+            bias,
+            scale: self.attention_scale(),
+            out: (&s.attended).into(),
+            lse: &s.lse,
+        };
+        attention_prefill(rec, &attention)
     }
 
     /// The rest of a layer, for the rows in the scratch.

@@ -4,6 +4,7 @@ use super::Config;
 use crate::gpu::{Class, Gpu, Tensor, VIEW_ALIGNMENT};
 use crate::kernels::activations::Activations;
 use crate::kernels::attention_parts::partial_len;
+use crate::kernels::attention_prefill::halves_len;
 use crate::kernels::matmul::{Rows, slices_len};
 use crate::kernels::matvec_dots;
 use crate::kernels::moments::moments_len;
@@ -40,6 +41,8 @@ pub struct PrefillScratch {
     pub(super) k: Tensor<f32>,
     /// `[prefix + rows, kv heads * dim]`
     pub(super) v: Tensor<f32>,
+    /// Copies of K and V where attention reads halves.
+    pub(super) kv_halves: [Tensor<u32>; 2],
     /// `[kv heads, rows]`
     pub(super) scores: Tensor<f32>,
     /// What a term gives that is not added up. `[kv heads, rows]`
@@ -76,6 +79,7 @@ struct Lengths {
     rows: usize,
     hidden: usize,
     kv: usize,
+    kv_rows: usize,
     scores: usize,
     spread: usize,
     moments: usize,
@@ -95,6 +99,7 @@ impl Lengths {
             rows,
             hidden: rows * config.width,
             kv: (rows + prefix) * heads.kv_width(),
+            kv_rows: rows + prefix,
             scores: heads.kv * rows,
             spread: heads.query * rows,
             moments: moments_len(heads.query, heads.dim),
@@ -122,6 +127,7 @@ impl PrefillScratch {
             positions: u("positions", n.rows),
             k: f("k", n.kv),
             v: f("v", n.kv),
+            kv_halves: [(); 2].map(|()| u("halves", halves_len(gpu.tuning(), config.heads, n.kv_rows))),
             scores: f("scores", n.scores),
             term: f("term", n.scores),
             tallies: (0..tallies).map(|_| f("tally", n.scores)).collect(),
@@ -140,7 +146,7 @@ impl PrefillScratch {
     }
 
     /// Bytes of such a scratch, and of its largest tensor, on a device without matrix units. With them the slices are 8
-    /// MiB, and what products read is half as large.
+    /// MiB, what products read is half as large, and attention reads copies of K and V in halves.
     pub fn bytes(config: &Config, rows: usize, prefix: usize, tallies: usize) -> (u64, u64) {
         let n = Lengths::new(config, rows, prefix);
         let inner = n.chunk * config.ffn;

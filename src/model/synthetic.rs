@@ -8,9 +8,9 @@ use super::{Config, Model};
 use crate::gpu::{Class, Gpu, Recorder, Tensor};
 use crate::kernels::fill::{Fill, fill};
 use crate::kernels::kv_row::Heads;
-use crate::kernels::matmul_matrix;
 use crate::kernels::matrix::{Matrix, RowFormat};
 use crate::kernels::part::Part;
+use crate::kernels::units;
 use crate::text::{Text, Vocabulary};
 use crate::{Error, Result};
 
@@ -105,7 +105,7 @@ impl Model {
     pub async fn synthetic(gpu: &Gpu, preset: &SyntheticPreset, format: RowFormat) -> Result<Arc<Self>> {
         let config = preset.config();
         let text = numbered(config.vocab)?;
-        let gpu = &matmul_matrix::prove(gpu).await;
+        let gpu = &units::prove(gpu).await;
         let rec = Recorder::new(gpu);
         let mut source = Random { gpu, rec, format, width: config.width, tied: preset.tied, seed: 0 };
         let model = assemble(gpu, &config, text, &mut source).await?;

@@ -11,6 +11,7 @@ use benben::{
 };
 use serde::Serialize;
 
+use super::agreement::{Agreement, explained_margin, margin};
 use super::cache::Cache;
 use super::drive::{Timeline, drive};
 use super::prompt;
@@ -29,8 +30,8 @@ pub struct Cell {
 /// What a cell's run took.
 #[derive(Debug, Clone, Serialize)]
 pub struct Measured {
-    /// Prompt tokens of all sequences over the time until the last of them had its first token.
-    pub prefill_tokens_per_second: f64,
+    /// Prompt tokens of all sequences over the time until the last of them had its first token; absent, no prompt ran.
+    pub prefill_tokens_per_second: Option<f64>,
     /// Of all sequences together, while all of them generated; absent, they never did at once.
     pub decode_tokens_per_second: Option<f64>,
     /// Between two tokens of one sequence, meanwhile; the median.
@@ -53,28 +54,6 @@ pub struct Measured {
     pub agreement: Agreement,
 }
 
-/// How the tokens compare with those of the same sequences alone, greedily chosen.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct Agreement {
-    pub sequences: usize,
-    /// Sequences whose tokens are the same to the end.
-    pub identical: usize,
-    /// Tokens before the first that differs, as a share of all; a difference in rounding can turn a near tie.
-    pub share_before_difference: f64,
-}
-
-impl Agreement {
-    pub(super) fn add(&mut self, alone: &[u32], together: &[u32]) {
-        let same = alone.iter().zip(together).take_while(|(a, b)| a == b).count();
-        let length = alone.len().max(together.len());
-        let share = if length == 0 { 1.0 } else { same as f64 / length as f64 };
-        let before = self.share_before_difference * self.sequences as f64;
-        self.sequences += 1;
-        self.identical += usize::from(same == length);
-        self.share_before_difference = (before + share) / self.sequences as f64;
-    }
-}
-
 /// Tokens of sequences that ran alone, by what they follow from.
 #[derive(Debug, Default)]
 pub struct Alone(HashMap<(String, usize, usize, usize), Vec<u32>>);
@@ -90,6 +69,8 @@ pub struct Bench {
     pub limit: Duration,
     /// Tokens that a step computes at most; absent, the engine's default.
     pub step_tokens: Option<usize>,
+    /// Random rows stand in the place of prompts.
+    pub random_rows: bool,
 }
 
 /// Runs of a cell in which something was compiled count for nothing; the second one compiles nothing.
@@ -126,14 +107,14 @@ impl Bench {
             }
         };
         gpu.check()?;
-        let mut agreement = Agreement::default();
+        let mut agreement = self.agreement(cache);
         for sequence in compared {
-            let alone = self.run_alone(cell, cache, sequence).await?;
-            agreement.add(&alone, &times.tokens(sequence));
+            let together = times.tokens(sequence);
+            self.compare(cell, cache, sequence, &together, cell.new_tokens, &mut agreement).await?;
         }
         let decode = times.decode_rate();
         Ok(Measured {
-            prefill_tokens_per_second: (cell.batch * cell.prompt_tokens) as f64 / times.every_first_token(),
+            prefill_tokens_per_second: self.prefill_rate(cell, times.every_first_token()),
             decode_tokens_per_second: decode,
             ms_per_token: decode.and_then(|_| times.between_tokens()).map(|seconds| 1e3 * seconds),
             time_to_first_token_seconds: times.first_token(),
@@ -148,9 +129,14 @@ impl Bench {
         })
     }
 
-    /// Sequences to compare: the first, the last, and some between them.
+    /// Prompt tokens a second, if prompts ran.
+    pub(super) fn prefill_rate(&self, cell: &Cell, seconds: f64) -> Option<f64> {
+        (!self.random_rows).then(|| (cell.batch * cell.prompt_tokens) as f64 / seconds)
+    }
+
+    /// Sequences to compare: the first, the last, and some between them. Answers to random rows mean nothing.
     pub(super) fn compared(&self, batch: usize) -> Vec<usize> {
-        let count = self.compare.min(batch);
+        let count = if self.random_rows { 0 } else { self.compare.min(batch) };
         (0..count).map(|i| i * (batch - 1) / (count - 1).max(1)).collect()
     }
 
@@ -174,7 +160,8 @@ impl Bench {
         let generate = GenerateOptions { max_tokens: cell.new_tokens, ..greedy() };
         let submit = |sequence| {
             let prompt = prompt(sequence, cell.prompt_tokens, self.model.config().vocab);
-            engine.submit(Request { prompt, kv: cache.kv.clone(), generate: generate.clone() })
+            let (kv, generate) = (cache.kv.clone(), generate.clone());
+            engine.submit(Request { prompt, kv, generate, random_rows: self.random_rows })
         };
         let answers = (0..cell.batch).map(submit).collect::<Result<Vec<_>>>()?;
         Ok((engine, answers))
@@ -185,6 +172,51 @@ impl Bench {
         let mut most = EngineReport::default();
         let times = drive(answers, self.limit, || note_most(&mut most, &engine)).await?;
         Ok((times, most))
+    }
+
+    pub(super) fn agreement(&self, cache: &Cache) -> Agreement {
+        Agreement::within(explained_margin(&self.model, &cache.kv))
+    }
+
+    /// Compares the tokens of a sequence, which should be `count`, with those that it has alone.
+    pub(super) async fn compare(
+        &mut self,
+        cell: &Cell,
+        cache: &Cache,
+        sequence: usize,
+        together: &[u32],
+        count: usize,
+        agreement: &mut Agreement,
+    ) -> Result<()> {
+        let alone = self.run_alone(cell, cache, sequence).await?;
+        let alone = &alone[..count.min(alone.len())];
+        if alone == together {
+            agreement.add_identical();
+            return Ok(());
+        }
+        let same = alone.iter().zip(together).take_while(|(a, b)| a == b).count();
+        let margin = match together.get(same).filter(|_| same < alone.len()) {
+            Some(&token) => Some(margin(&self.logits_alone(cell, cache, sequence, same).await?, token)),
+            None => None,
+        };
+        agreement.add_difference(same as f64 / count.max(1) as f64, margin);
+        Ok(())
+    }
+
+    /// The logits of a sequence that runs alone, after so many tokens of its answer.
+    async fn logits_alone(
+        &self,
+        cell: &Cell,
+        cache: &Cache,
+        sequence: usize,
+        tokens: usize,
+    ) -> Result<Vec<f32>> {
+        let mut session = self.session(cell, cache, sequence)?;
+        if tokens > 0 {
+            let options = GenerateOptions { max_tokens: tokens, ..greedy() };
+            drive(vec![session.generate(&options)?], self.limit, || ()).await?;
+        }
+        session.logits().await
     }
 
     /// The tokens of a sequence that runs alone.
@@ -224,15 +256,59 @@ pub(super) fn greedy() -> GenerateOptions {
 
 #[cfg(test)]
 mod tests {
+    use benben::model::SyntheticPreset;
+    use benben::{AdapterChoice, Gpu, RowFormat};
+    use pollster::block_on;
+
     use super::*;
 
+    async fn bench() -> Bench {
+        let gpu = Gpu::open(&AdapterChoice::Best).await.unwrap();
+        let model =
+            Model::synthetic(&gpu, &SyntheticPreset::named("tiny").unwrap(), RowFormat::Q4).await.unwrap();
+        let limit = Duration::from_secs(600);
+        Bench { model, alone: Alone::default(), compare: 1, limit, step_tokens: None, random_rows: false }
+    }
+
+    /// The token with the least of what `key` makes of a logit.
+    fn least(logits: &[f32], key: impl Fn(f32) -> f32) -> u32 {
+        let by = |&a: &usize, &b: &usize| key(logits[a]).total_cmp(&key(logits[b]));
+        (0..logits.len()).min_by(by).unwrap() as u32
+    }
+
     #[test]
-    fn agreement_ends_at_the_first_difference() {
-        let mut agreement = Agreement::default();
-        agreement.add(&[1, 2, 3, 4], &[1, 2, 3, 4]);
-        agreement.add(&[1, 2, 3, 4], &[1, 9, 3, 4]);
-        assert_eq!(agreement, Agreement { sequences: 2, identical: 1, share_before_difference: 0.625 });
-        agreement.add(&[1, 2], &[1]);
-        assert_eq!((agreement.sequences, agreement.identical), (3, 1));
+    fn margins_come_from_the_step_where_tokens_differ() {
+        block_on(async {
+            let mut bench = bench().await;
+            for name in ["full", "auto-12", "pyramid-7b"] {
+                let cache: Cache = name.parse().unwrap();
+                let cell = Cell { batch: 1, prompt_tokens: 600, new_tokens: 40, cache: name.to_owned() };
+                let alone = bench.run_alone(&cell, &cache, 0).await.unwrap();
+                for at in [0, 1, 23, 39] {
+                    let logits = bench.logits_alone(&cell, &cache, 0, at).await.unwrap();
+                    assert_eq!(least(&logits, |x| -x), alone[at], "{name}, token {at}");
+                    let best = logits[alone[at] as usize];
+                    let second = least(&logits, |x| if x == best { f32::INFINITY } else { best - x });
+                    let compared = |token, explained: f64| {
+                        let mut together = alone.clone();
+                        together[at] = token;
+                        (together, Agreement::within(explained))
+                    };
+                    let (together, mut near) = compared(second, 1.0);
+                    bench.compare(&cell, &cache, 0, &together, 40, &mut near).await.unwrap();
+                    assert_eq!((near.near_ties, near.wrong), (1, 0), "{name}: {near:?}");
+                    assert_eq!(near.largest_margin, margin(&logits, second));
+                    let (together, mut wrong) =
+                        compared(least(&logits, |x| x), bench.agreement(&cache).explained_margin);
+                    bench.compare(&cell, &cache, 0, &together, 40, &mut wrong).await.unwrap();
+                    assert_eq!((wrong.near_ties, wrong.wrong), (0, 1), "{name}: {wrong:?}");
+                    assert_eq!(wrong.share_before_difference, at as f64 / 40.0);
+                }
+                let mut short = bench.agreement(&cache);
+                bench.compare(&cell, &cache, 0, &alone[..39], 40, &mut short).await.unwrap();
+                bench.compare(&cell, &cache, 0, &alone[..39], 39, &mut short).await.unwrap();
+                assert_eq!((short.wrong, short.identical), (1, 1));
+            }
+        });
     }
 }

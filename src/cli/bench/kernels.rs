@@ -10,7 +10,7 @@ use benben::gpu::{Class, Recorder, Tensor};
 use benben::kernels::activations::Activations;
 use benben::kernels::attention_decode::{Attended, attention_decode};
 use benben::kernels::attention_parts::{Attend, partial_len};
-use benben::kernels::attention_prefill::attention_prefill;
+use benben::kernels::attention_prefill::{Block, attention_prefill, halves_len, keys_and_values};
 use benben::kernels::check::Noise;
 use benben::kernels::kv_row::{Basis, KvRows};
 use benben::kernels::matmul::{Rows, matmul, reads_halves, slices_len};
@@ -169,9 +169,7 @@ impl Bench<'_> {
             }
             self.time(name, work, |rec| {
                 matrices.iter().try_for_each(|matrix| match count {
-                    _ if dots => {
-                        matvec_dots(rec, matrix, &from, count, normed.then_some(1e-5), to)
-                    }
+                    _ if dots => matvec_dots(rec, matrix, &from, count, normed.then_some(1e-5), to),
                     1 => matvec(rec, matrix, &x, norm, epilogue, &out),
                     _ => matmul(rec, matrix, &x, count, kind, epilogue, &out, &slices),
                 })
@@ -199,8 +197,14 @@ impl Bench<'_> {
         let name = format!("decode attention, {layers} x {count} rows of {} bits", format.k.bits());
         self.time(name, work, |rec| {
             pools.iter().try_for_each(|rows| {
-                let to =
-                    Attended { partial: &partial, logits: &logits, out: &out, lse: &lse, arrived: &arrived };
+                let to = Attended {
+                    partial: &partial,
+                    logits: &logits,
+                    out: &out,
+                    operand: None,
+                    lse: &lse,
+                    arrived: &arrived,
+                };
                 attention_decode(rec, &q, 1.0, &[Attend::alone(rows, count)], to)
             })
         })
@@ -240,8 +244,12 @@ impl Bench<'_> {
         let bytes = q.bytes() + out.bytes() + k.bytes() + v.bytes() + lse.bytes();
         let work = Work { bytes, flop: seen * 4 * heads.q_width() as u64, matrix_units: false };
         let name = format!("prefill attention, {CHUNK} queries after {prefix} rows");
+        let words = halves_len(self.gpu.tuning(), heads, prefix + CHUNK);
+        let halves = [(); 2].map(|()| self.gpu.tensor(Class::Scratch, "bench", words));
         self.time(name, work, |rec| {
-            attention_prefill(rec, &q, &k, &v, heads, None, 1.0, prefix, CHUNK, &out, &lse)
+            let kv = keys_and_values(rec, [&k, &v], heads, 0..prefix + CHUNK, &halves)?;
+            let (q, out, lse, count, scale) = (&q, (&out).into(), &lse, CHUNK, 1.0);
+            attention_prefill(rec, &Block { heads, prefix, count, q, kv, bias: None, scale, out, lse })
         })
         .await
     }

@@ -6,6 +6,7 @@
 //! suite.rs     the built-in grids of batch, prompt and cache
 //! cache.rs     caches by name
 //! runner.rs    a grid → its report, cell by cell
+//! agreement.rs whether those are the same, but for near ties
 //! cell.rs      one cell: many sequences side by side, and the same tokens one by one
 //! turns.rs     cells of one sequence each, which take turns
 //! drive.rs     answers → tokens with the times at which they came
@@ -13,6 +14,7 @@
 //! page.html    the same for looking at; page.rs says what it shows
 //! ```
 
+mod agreement;
 mod cache;
 mod cell;
 mod drive;

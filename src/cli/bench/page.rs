@@ -102,7 +102,10 @@ impl Shown {
         Self {
             slot: slot(&lines.names, &lines.name(&row.cell)),
             cell: row.cell.clone(),
-            prefill: bar(|m| rate(Some(m.prefill_tokens_per_second)), |m| m.prefill_tokens_per_second),
+            prefill: bar(
+                |m| rate(m.prefill_tokens_per_second),
+                |m| m.prefill_tokens_per_second.unwrap_or(0.0),
+            ),
             decode: bar(|m| rate(m.decode_tokens_per_second), |m| m.decode_tokens_per_second.unwrap_or(0.0)),
             new_rate: text(|m| rate(Some(m.new_tokens_per_second))),
             ms: text(|m| rate(m.ms_per_token)),
@@ -159,14 +162,14 @@ fn series(
 
 #[cfg(test)]
 mod tests {
-    use super::super::cell::Agreement;
+    use super::super::agreement::Agreement;
     use super::super::summary::{Outcome, Pack};
     use super::*;
     use crate::cli::measure::Ceilings;
 
     fn row(cache: &str, batch: usize, prompt_tokens: usize) -> Row {
         let measured = Measured {
-            prefill_tokens_per_second: 200.0,
+            prefill_tokens_per_second: Some(200.0),
             decode_tokens_per_second: (batch > 1).then_some(30.0 * batch as f64),
             ms_per_token: Some(1e3 / 30.0),
             time_to_first_token_seconds: 2.5,
@@ -177,7 +180,13 @@ mod tests {
             kv_bytes_full_f16: (5_000_000 * batch) as u64,
             kv_bytes_reserved: (1_200_000 * batch) as u64,
             peak_bytes: 90_000_000,
-            agreement: Agreement { sequences: 4, identical: 3, share_before_difference: 0.9 },
+            agreement: Agreement {
+                sequences: 4,
+                identical: 3,
+                near_ties: 1,
+                share_before_difference: 0.9,
+                ..Agreement::default()
+            },
         };
         let cell = Cell { batch, prompt_tokens, new_tokens: 64, cache: cache.to_owned() };
         Row { cell, plan_kv_bytes: 1, outcome: Outcome::Measured(measured) }
@@ -198,6 +207,7 @@ mod tests {
                 multiply_gflop_per_second: 90.0,
                 matrix_gflop_per_second: Some(900.0),
             },
+            random_rows: false,
             cells,
             packs: Vec::new(),
         }
@@ -226,6 +236,23 @@ mod tests {
         assert_eq!(page.matches("<polyline").count(), 4 * 2, "four plots of two caches");
         assert!(page.contains("33 sequences of 512 tokens") && page.contains("4, 90 %"));
         assert!(!page.contains("NaN") && !page.contains("inf"));
+    }
+
+    #[test]
+    fn wrong_answers_are_told() {
+        let mut cell = row("full", 4, 512);
+        if let Outcome::Measured(measured) = &mut cell.outcome {
+            measured.agreement = Agreement::within(2e-3);
+            measured.agreement.add_difference(0.25, Some(0.5));
+        }
+        let summary = summary(vec![row("full", 2, 512), cell]);
+        assert_eq!(summary.wrong().count(), 1);
+        let text = summary.to_string();
+        assert!(
+            text.contains("full, 4 x 512: 1 of 1 answers differ by more than rounding explains"),
+            "{text}"
+        );
+        assert!(document(&summary).unwrap().contains("1 WRONG"));
     }
 
     #[test]

@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use benben::KvOptions;
 use benben::plan::Limits;
+use benben::{Error, KvOptions};
 
 use super::cache::Cache;
 use super::cell::{Alone, Bench, Cell, Measured};
 use super::suite::{Grid, Suite, SuiteArgs};
 use super::summary::{Outcome as CellOutcome, Pack, Row, Summary};
 use super::{BenchArgs, now, page, save, save_json};
-use crate::cli::Outcome;
 use crate::cli::measure::Ceilings;
 use crate::cli::report::{bytes, note};
+use crate::cli::{Failure, Outcome};
 
 /// What measures a suite.
 struct Runner<'a> {
@@ -23,12 +23,16 @@ struct Runner<'a> {
 
 pub async fn run(args: &BenchArgs, suite: Suite) -> Outcome {
     let grid = args.suite.grid(suite);
+    if grid.turns && args.suite.random_rows {
+        let reason = "--random-rows is for batches; with the suite depth, prompts must run".to_owned();
+        return Err(Error::Invalid(reason).into());
+    }
     let mut runner = Runner::new(args, suite).await?;
     if grid.turns {
         for cache in &grid.caches {
             runner.turns(&grid, cache).await?;
         }
-        return runner.args.write(&runner.summary);
+        return runner.finish();
     }
     for &prompt_tokens in &grid.prompts {
         if grid.pack {
@@ -44,7 +48,7 @@ pub async fn run(args: &BenchArgs, suite: Suite) -> Outcome {
             }
         }
     }
-    runner.args.write(&runner.summary)
+    runner.finish()
 }
 
 impl<'a> Runner<'a> {
@@ -60,13 +64,23 @@ impl<'a> Runner<'a> {
             weight_bytes: gpu.bytes().weights,
             adapter: gpu.describe(),
             ceilings: Ceilings::measure(gpu).await?,
+            random_rows: args.suite.random_rows,
             cells: Vec::new(),
             packs: Vec::new(),
         };
         let limit = Duration::from_secs(args.suite.cell_seconds as u64);
-        let SuiteArgs { compare, step_tokens, .. } = args.suite;
-        let bench = Bench { model, alone: Alone::default(), compare, limit, step_tokens };
+        let SuiteArgs { compare, step_tokens, random_rows, .. } = args.suite;
+        let bench = Bench { model, alone: Alone::default(), compare, limit, step_tokens, random_rows };
         Ok(Self { args, bench, summary })
+    }
+
+    /// Writes the report; fails where answers are wrong.
+    fn finish(&self) -> Outcome {
+        self.args.write(&self.summary)?;
+        match self.summary.wrong().count() {
+            0 => Ok(()),
+            failed => Err(Failure::Answers { failed, total: self.summary.cells.len() }),
+        }
     }
 
     /// Measures a cell, and saves the report with it: whoever stops the program keeps what was measured. The caches

@@ -43,6 +43,9 @@ pub struct SuiteArgs {
     /// Tokens of prompts and answers that one step computes at most [default: the engine's]
     #[arg(long, value_name = "N", value_parser = count, requires = "suite")]
     pub step_tokens: Option<usize>,
+    /// Put random rows in the place of prompts, as many as the cache keeps of them: decode after long prompts
+    #[arg(long, requires = "suite")]
+    pub random_rows: bool,
     /// Leave a cell after so many seconds
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = count, requires = "suite")]
     pub cell_seconds: usize,

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::agreement::Agreement;
 use super::cell::{Cell, Measured};
 use crate::cli::measure::Ceilings;
 use crate::cli::report::{Table, bytes};
@@ -21,6 +22,8 @@ pub struct Summary {
     pub adapter: String,
     #[serde(flatten)]
     pub ceilings: Ceilings,
+    /// Sequences had random rows in the place of those of their prompts.
+    pub random_rows: bool,
     pub cells: Vec<Row>,
     pub packs: Vec<Pack>,
 }
@@ -81,6 +84,14 @@ impl Row {
     }
 }
 
+impl Summary {
+    /// Cells of which an answer differs from that of the sequence alone by more than rounding explains.
+    pub fn wrong(&self) -> impl Iterator<Item = (&Cell, &Agreement)> {
+        let agreements = self.cells.iter().filter_map(|row| Some((&row.cell, &row.measured()?.agreement)));
+        agreements.filter(|(_, agreement)| agreement.wrong > 0)
+    }
+}
+
 /// A rate, with as many digits as matter.
 pub fn rate(value: Option<f64>) -> String {
     match value {
@@ -91,13 +102,20 @@ pub fn rate(value: Option<f64>) -> String {
 }
 
 impl Measured {
-    /// Sequences that are the same to the end, of those compared, and the share of tokens before a difference.
+    /// Sequences that are the same to the end, of those compared, the share of tokens before a difference, and what the
+    /// differences are.
     pub fn agrees(&self) -> String {
         let a = &self.agreement;
         if a.sequences == 0 {
             return "-".to_owned();
         }
-        format!("{}/{}, {:.0} %", a.identical, a.sequences, 100.0 * a.share_before_difference)
+        let mut text = format!("{}/{}, {:.0} %", a.identical, a.sequences, 100.0 * a.share_before_difference);
+        for (count, what) in [(a.near_ties, "near ties"), (a.wrong, "WRONG")] {
+            if count > 0 {
+                text += &format!(", {count} {what}");
+            }
+        }
+        text
     }
 }
 
@@ -106,6 +124,9 @@ impl fmt::Display for Summary {
         let Self { suite, model, weights, adapter, ceilings, .. } = self;
         let held = bytes(self.weight_bytes);
         writeln!(f, "suite {suite}: {model}, weights {weights} ({held}), on {adapter}\n{ceilings}")?;
+        if self.random_rows {
+            writeln!(f, "random rows, as many as each cache keeps of its prompt, which did not run\n")?;
+        }
         let mut table = Table::new([
             "cache",
             "batch",
@@ -127,7 +148,7 @@ impl fmt::Display for Summary {
             let dash = || "-".to_owned();
             let cells = row.measured().map_or([(); 8].map(|()| dash()), |m| {
                 [
-                    rate(Some(m.prefill_tokens_per_second)),
+                    rate(m.prefill_tokens_per_second),
                     rate(m.decode_tokens_per_second),
                     rate(Some(m.new_tokens_per_second)),
                     rate(m.ms_per_token),
@@ -146,6 +167,14 @@ impl fmt::Display for Summary {
                 let Cell { batch, prompt_tokens, cache, .. } = &row.cell;
                 writeln!(f, "  {cache}, {batch} x {prompt_tokens}: {reason}")?;
             }
+        }
+        for (Cell { batch, prompt_tokens, cache, .. }, a) in self.wrong() {
+            writeln!(
+                f,
+                "  {cache}, {batch} x {prompt_tokens}: {} of {} answers differ by more than rounding explains: where the \
+                 first token differs, it lies {:.1e} of the largest logit below the best one, not {:.1e} at most",
+                a.wrong, a.sequences, a.largest_margin, a.explained_margin
+            )?;
         }
         for pack in &self.packs {
             writeln!(f, "  {pack}")?;

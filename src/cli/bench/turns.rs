@@ -4,8 +4,9 @@ use std::time::Instant;
 
 use benben::{Answer, Engine, EngineReport, Error, GenerateOptions, Result, Session};
 
+use super::agreement::Agreement;
 use super::cache::Cache;
-use super::cell::{Agreement, Bench, Cell, Measured, greedy, note_most};
+use super::cell::{Bench, Cell, Measured, greedy, note_most};
 use super::drive::{Drive, Timeline, drive};
 use crate::cli::measure::median;
 
@@ -77,7 +78,7 @@ impl Bench {
                 kv_bytes_reserved: self.plan(cell, cache)?.kv,
                 ..EngineReport::default()
             };
-            seat.measured(cell, &held, Agreement::default())
+            seat.measured(self, cell, &held, Agreement::default())
         };
         seats.iter().zip(cells).map(measured).collect()
     }
@@ -123,26 +124,32 @@ impl Bench {
         gpu.check()?;
         let mut all = Vec::new();
         for (seat, (cell, cache, _)) in seats.iter().zip(cells) {
-            let mut agreement = Agreement::default();
+            let mut agreement = self.agreement(cache);
             for sequence in self.compared(cell.batch) {
                 let together = seat.runs.drive.times.tokens(sequence);
-                let alone = self.run_alone(cell, cache, sequence).await?;
-                agreement.add(&alone[..together.len().min(alone.len())], &together);
+                let count = 1 + (TURNS + 1) * turn_tokens(cell)?;
+                self.compare(cell, cache, sequence, &together, count, &mut agreement).await?;
             }
-            all.push(seat.measured(cell, &seat.runs.most, agreement)?);
+            all.push(seat.measured(self, cell, &seat.runs.most, agreement)?);
         }
         Ok(all)
     }
 }
 
 impl<T> Seat<T> {
-    fn measured(&self, cell: &Cell, held: &EngineReport, agreement: Agreement) -> Result<Measured> {
+    fn measured(
+        &self,
+        bench: &Bench,
+        cell: &Cell,
+        held: &EngineReport,
+        agreement: Agreement,
+    ) -> Result<Measured> {
         let [first, every_first] = self.first;
         let new_tokens = cell.batch * (1 + (TURNS + 1) * turn_tokens(cell)?);
         let (seconds, mean) =
             (every_first + self.spent, self.gaps.iter().sum::<f64>() / self.gaps.len() as f64);
         Ok(Measured {
-            prefill_tokens_per_second: (cell.batch * cell.prompt_tokens) as f64 / every_first,
+            prefill_tokens_per_second: bench.prefill_rate(cell, every_first),
             decode_tokens_per_second: Some(cell.batch as f64 / mean),
             ms_per_token: median(self.gaps.clone()).map(|seconds| 1e3 * seconds),
             time_to_first_token_seconds: first,

@@ -237,6 +237,9 @@ impl Core {
         });
         let mut seq = Sequence::new(&self.model, kv, context, ids, memory, &room)?;
         seq.append(&request.prompt)?;
+        if request.random_rows {
+            seq.fill_at_random(&mut self.desk.rec)?;
+        }
         if seq.reserve_decode(&mut self.desk)? {
             self.desk.rec.forget();
         }

@@ -17,6 +17,9 @@ pub struct Request {
     pub kv: KvOptions,
     /// How the answer is generated.
     pub generate: GenerateOptions,
+    /// Does not run the prompt but for its last token, and puts random rows in the place of the others', as many as the
+    /// policy leaves: to measure how fast a step is after prompts that would take too long.
+    pub random_rows: bool,
 }
 
 /// A request that can run, as soon as there is room for it.
