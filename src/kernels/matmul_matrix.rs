@@ -1,5 +1,5 @@
-//! [`super::matmul`] for GPUs with cooperative matrices: their units multiply halves and sum in f32. [`prove`] lets a
-//! device use them only where they compute what the twin does.
+//! [`super::matmul`] for GPUs with cooperative matrices: their units multiply halves and sum in f32. [`super::units`]
+//! lets a device use them only where they compute what the twin does.
 //!
 //! One shader serves all shapes: a workgroup has a [`Tile`] of the outputs, and where there are too few tiles to keep a
 //! device busy, the columns are multiplied in slices, which `matmul_join` adds in their order.
@@ -8,8 +8,9 @@ use super::activations::Values;
 use super::matmul::{self, Case, Choice, Rows};
 use super::matrix::{Epilogue, RowFormat};
 use super::part::Part;
+use super::units::demand;
 use crate::Result;
-use crate::gpu::{Family, Gpu, Recorder, Shader, ShaderKey, Tensor, TuningSource};
+use crate::gpu::{Gpu, Recorder, Shader, ShaderKey, Tensor};
 
 const SHADER: Shader = Shader { stem: STEM, text: include_str!("../../shaders/matmul_matrix.wgsl") };
 pub(super) const STEM: &str = "matmul_matrix";
@@ -34,7 +35,7 @@ pub(super) struct Tile {
 /// The most rows of x that are multiplied in slices of the columns.
 const FEW: usize = 64;
 /// With so many workgroups a device is busy without slices, or with smaller tiles. An H200 has 132 multiprocessors.
-const MANY: usize = 512;
+const MANY: usize = 400;
 const ENOUGH: usize = 96;
 const MOST_SLICES: usize = 8;
 /// The fewest steps of a slice.
@@ -44,10 +45,9 @@ impl Tile {
     const LARGE: Self = Self { inputs: 128, rows: 128, step: 64, own: [4, 2] };
     const SMALL: Self = Self { inputs: 64, rows: 64, step: 64, own: [2, 2] };
 
-    /// For at most 16 rows of x, or 32. Packed codes are so few bytes that a step needs more columns to keep memory busy.
-    fn flat(inputs: usize, format: RowFormat) -> Self {
-        let step = if format == RowFormat::F16 { 64 } else { 128 };
-        Self { inputs, rows: 64, step, own: [inputs / 16, 1] }
+    /// For at most 16 rows of x, or 32.
+    fn flat(inputs: usize) -> Self {
+        Self { inputs, rows: 64, step: 64, own: [inputs / 16, 1] }
     }
 
     /// The tile for a part: what the rows of a batch are multiplied by depends on the most there can be.
@@ -55,8 +55,8 @@ impl Tile {
         let most = most(count, rows);
         let large = most.div_ceil(Self::LARGE.inputs) * part.rows.div_ceil(Self::LARGE.rows);
         match most {
-            0..=16 => Self::flat(16, part.format),
-            17..=32 => Self::flat(32, part.format),
+            0..=16 => Self::flat(16),
+            17..=32 => Self::flat(32),
             65.. if large >= ENOUGH => Self::LARGE,
             _ => Self::SMALL,
         }
@@ -135,7 +135,7 @@ pub(super) fn choose(part: &Part, count: usize, cols: usize, rows: Rows, single:
 
 /// Every variant of the tiles, but for formats of weights and epilogues.
 pub(super) fn keys(format: RowFormat) -> Vec<ShaderKey> {
-    let tiles = [Tile::flat(16, format), Tile::flat(32, format), Tile::SMALL, Tile::LARGE];
+    let tiles = [Tile::flat(16), Tile::flat(32), Tile::SMALL, Tile::LARGE];
     let keys = tiles.map(|tile| tile.key(SHADER, format));
     keys.into_iter().flat_map(|key| [false, true].map(|single| key.clone().flag("SINGLE", single))).collect()
 }
@@ -174,25 +174,13 @@ pub(super) fn join(
     rec.dispatch(&kernel, &params, &[slices.bind(), out.binding], grid)
 }
 
-/// The same device, tuned to its matrix units if it has any and this kernel computes on them what its twin does. What
-/// goes wrong with that leaves the tuning as it is, and so does a tuning that the caller made.
-pub async fn prove(gpu: &Gpu) -> Gpu {
-    let chosen = gpu.tuning_source() == TuningSource::Caller || gpu.tuning().family != Family::Groups;
-    if chosen || gpu.tuning().matrix_units || !gpu.has_matrix_units() {
-        return gpu.clone();
-    }
-    let tuned = gpu.tuned_to_matrix_units();
-    let proven = computes_rightly(&tuned).await.is_ok_and(|right| right);
-    if proven { tuned } else { gpu.clone() }
-}
-
 /// Compares three small products with the twin, once their shaders are known to compile: by the largest tile, the smallest
 /// in slices, and one between. They have each format, each end, and both kinds of x and outputs.
-async fn computes_rightly(gpu: &Gpu) -> Result<bool> {
+pub(super) async fn computes_rightly(gpu: &Gpu) -> Result<()> {
     let case = |format, epilogue, count, cols, single| Case {
         format,
         epilogue,
-        rows: [266, 6],
+        rows: [268, 8],
         cols,
         count,
         kind: Rows::Block,
@@ -201,16 +189,14 @@ async fn computes_rightly(gpu: &Gpu) -> Result<bool> {
     let products = [
         (case(RowFormat::Q4, Epilogue::SwiGlu, 133, 608, false), Tile::LARGE, 1),
         (case(RowFormat::F16, Epilogue::Add, 70, 136, true), Tile::SMALL, 1),
-        (case(RowFormat::Q8, Epilogue::Store, 13, 1120, false), Tile::flat(16, RowFormat::Q8), 2),
+        (case(RowFormat::Q8, Epilogue::Store, 13, 1120, false), Tile::flat(16), 2),
     ];
     for (case, tile, slices) in products {
         let choose = |part: &Part| tile.choice(SHADER, part, (case.count, case.cols), slices, case.single);
         let check = matmul::check_chosen(gpu, case, choose).await?;
-        if !check.passed() {
-            return Ok(false);
-        }
+        demand(&[check])?;
     }
-    Ok(true)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -222,7 +208,7 @@ mod tests {
     use super::super::check::testing::{assert_passed, gpu};
     use super::super::matvec;
     use super::*;
-    use crate::gpu::{Class, Tuning};
+    use crate::gpu::{Class, Family, Tuning};
 
     /// Fragments as WebGPU's own language can have them: a lane holds eight neighbouring sums, and operands are read
     /// where the tiles have them, left ones by rows and right ones by columns.
@@ -288,7 +274,7 @@ mod tests {
             RowFormat::Q4 => Tile { rows: 64, ..Tile::LARGE },
             _ => Tile { step: 32, ..Tile::LARGE },
         };
-        [large, Tile::SMALL, Tile::flat(16, format), Tile::flat(32, format)]
+        [large, Tile::SMALL, Tile::flat(16), Tile::flat(32)]
     }
 
     proptest! {
@@ -338,7 +324,7 @@ mod tests {
     #[test]
     fn a_row_has_the_same_bits_in_any_company() {
         for (format, inputs, slices) in [(RowFormat::Q4, 16, 2), (RowFormat::F16, 32, 4)] {
-            let tile = Tile::flat(inputs, format);
+            let tile = Tile::flat(inputs);
             let alone = last_row(tile, slices, format, 1);
             for count in [2, 7, 16, 31] {
                 assert_eq!(last_row(tile, slices, format, count), alone, "{format:?}, {count} rows");
@@ -348,7 +334,7 @@ mod tests {
 
     #[test]
     fn slices_fill_a_device_with_few_tiles_and_have_room() {
-        let q4 = Tile::flat(16, RowFormat::Q4);
+        let q4 = Tile::flat(16);
         for (rows, cols, slices) in [
             (4096, 4096, 8),
             (4096, 14336, 8),
@@ -368,17 +354,6 @@ mod tests {
     }
 
     #[test]
-    fn a_device_without_units_keeps_its_tuning() {
-        let gpu = gpu();
-        if gpu.has_matrix_units() {
-            return;
-        }
-        for gpu in [gpu.with_tuning(Tuning { matrix_units: false, ..groups() }), gpu] {
-            assert_eq!(pollster::block_on(prove(&gpu)).tuning(), gpu.tuning());
-        }
-    }
-
-    #[test]
     fn a_shader_that_the_device_refuses_leaves_no_fault() {
         let gpu = gpu();
         if gpu.has_matrix_units() {
@@ -389,7 +364,7 @@ mod tests {
             assert!(pollster::block_on(gpu.try_kernel(&key)).is_err());
         }
         gpu.check().expect("no fault");
-        assert!(!pollster::block_on(computes_rightly(&gpu.tuned_to_matrix_units())).unwrap_or(false));
+        assert!(pollster::block_on(computes_rightly(&gpu.with_tuning(groups()))).is_err());
         gpu.check().expect("no fault");
     }
 }
