@@ -340,8 +340,8 @@ mod tests {
             let scratch = PrefillScratch::new(&gpu, &config, rows, prefix, tallies);
             let (bytes, _) = PrefillScratch::bytes(&config, rows, prefix, tallies);
             let made = gpu.bytes().scratch - before;
-            // A tensor has 16 bytes at least.
-            assert!((bytes..bytes + 64).contains(&made), "{made} bytes, not {bytes}");
+            // Four tensors hold nothing here, in 16 bytes each.
+            assert!((bytes..=bytes + 64).contains(&made), "{made} bytes, not {bytes}");
             drop(scratch);
         }
     }
