@@ -259,8 +259,7 @@ async fn check_whole(gpu: &Gpu, heads: Heads, prefix: usize, count: usize) -> Re
     let kv = [(); 2].map(|()| noise.values((prefix + count) * heads.kv_width()));
     let upload = |values: &[f32]| gpu.tensor_with(Class::Scratch, "operand", values);
     let (device_q, [k, v]) = (upload(&q), kv.each_ref().map(|v| upload(v)));
-    let tuning = gpu.tuning();
-    let words = halves_len(tuning, heads, prefix + count);
+    let words = halves_len(gpu.tuning(), heads, prefix + count);
     let halves = [(); 2].map(|()| gpu.tensor(Class::Scratch, "halves", words));
     let (out, lse) = (poisoned(gpu, q.len()), poisoned(gpu, count * heads.query));
     let mut rec = Recorder::new(gpu);
@@ -272,9 +271,8 @@ async fn check_whole(gpu: &Gpu, heads: Heads, prefix: usize, count: usize) -> Re
     let got = rec.read(&out, 0, out.len());
     rec.submit();
     let want = twin(&q, &kv[0], &kv[1], &[], heads, scale, prefix);
-    let tolerance = if on_units(tuning, heads) { matrix::TOLERANCE } else { 1e-5 };
-    let label = format!("attention_prefill of {count} after {prefix}, {heads:?}");
-    Ok(Check::compare(label, &got.await?, &want.out, tolerance))
+    let tolerance = if on_units(gpu.tuning(), heads) { matrix::TOLERANCE } else { 1e-5 };
+    Ok(Check::compare(format!("attention_prefill, {heads:?}"), &got.await?, &want.out, tolerance))
 }
 
 pub(super) async fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
