@@ -1,6 +1,7 @@
 // moments: the mean and the covariance of rows, for each of the heads that they consist of.
 // rows [>= count, heads * dim] f32, of which those from `first` on count
 // out [heads, 1 + dim, dim] f32: a head's mean, then its covariance, row by row
+// earlier, with JOINED: the same of `before` rows that came before, and that out tells of too
 // grid (squares / LANES, heads), workgroup LANES x SLICES: a lane takes every SLICES-th row and a square of 4 x 4
 // covariances on or above the diagonal, which it writes to either side of it.
 // Sums are of differences to the first row, so that a large mean costs no digits.
@@ -10,11 +11,15 @@ struct Params {
     dim: u32,     // in vec4
     first: u32,
     count: u32,
+    before: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> rows: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> out: array<vec4<f32>>;
+#ifdef JOINED
+@group(0) @binding(3) var<storage, read> earlier: array<vec4<f32>>;
+#endif
 
 #ifdef SLICED
 var<workgroup> partial_products: array<mat4x4<f32>, #{LANES} * #{SLICES}>;
@@ -62,13 +67,26 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let mean_down = sums[0] * share;
     let mean_across = sums[1] * share;
     let to = group.y * (1u + 4u * params.dim) * params.dim;
-    if down == 0u { out[to + across] = pivot_across + mean_across; }
-    let above = mat4x4(
+    var centre = pivot_across + mean_across;
+    var above = mat4x4(
         products[0] * share - mean_down.x * mean_across,
         products[1] * share - mean_down.y * mean_across,
         products[2] * share - mean_down.z * mean_across,
         products[3] * share - mean_down.w * mean_across,
     );
+#ifdef JOINED
+    // Two means and two covariances make one, as their rows together would.
+    let part = f32(params.count - params.first) / f32(params.count - params.first + params.before);
+    let apart_down = pivot_down + mean_down - earlier[to + down];
+    let apart_across = centre - earlier[to + across];
+    centre = earlier[to + across] + part * apart_across;
+    for (var i = 0u; i < 4u; i++) {
+        let moved = part * (1.0 - part) * apart_down[i] * apart_across;
+        let of_earlier = earlier[to + (1u + 4u * down + i) * params.dim + across];
+        above[i] = (1.0 - part) * of_earlier + part * above[i] + moved;
+    }
+#endif
+    if down == 0u { out[to + across] = centre; }
     let below = transpose(above);
     for (var i = 0u; i < 4u; i++) {
         out[to + (1u + 4u * down + i) * params.dim + across] = above[i];

@@ -12,7 +12,7 @@ const NEXT = vec4(0u, 1u, 2u, 3u);
 fn paid(row: u32, norm: vec4<f32>, column: u32, logits: vec4<f32>) -> f32 {
     let rows = vec4(row) + NEXT;
     let weights = params.weight + params.weight_step * vec4<f32>(rows - params.oldest);
-    let seen = (rows < vec4(params.count)) & (rows >= vec4(column));
+    let seen = (rows < vec4(params.end)) & (rows >= vec4(column));
     let each = select(vec4(0.0), weights * exp(logits * params.scale - norm), seen);
     return (each.x + each.y) + (each.z + each.w);
 }
@@ -22,13 +22,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let columns = (group.x * #{LANES}u + lane.x) * 4u + NEXT;
     let key_rows = (min(columns, vec4(params.columns - 1u)) + params.prefix) * params.key_stride;
     // No query before the workgroup's first column sees any of its key rows.
-    let first = max(params.oldest, group.x * #{LANES}u * 4u);
+    let first = max(max(params.oldest, params.begin), group.x * #{LANES}u * 4u);
     var sum = vec4(0.0);
     for (var n = 0u; n < params.set_heads; n++) {
         let head = group.y * params.set_heads + n;
         let keys = key_rows + head / params.group_heads * params.dim;
-        for (var row = first + lane.y * 4u; row < params.count; row += 4u * #{SLICES}u) {
-            let rows = min(vec4(row) + NEXT, vec4(params.count - 1u));
+        for (var row = first + lane.y * 4u; row < params.end; row += 4u * #{SLICES}u) {
+            let rows = min(vec4(row) + NEXT, vec4(params.end - 1u)) - params.begin;
             let at = rows * params.query_stride + head * params.dim;
             // logits[c][r] belongs to key row c and query r: a vector times a matrix dots it with each column.
             var logits = mat4x4<f32>();

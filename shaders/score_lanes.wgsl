@@ -8,19 +8,21 @@
 const QUADS: u32 = #{HEAD_DIM}u / 4u;
 const TILE: u32 = #{TILE}u;
 
-fn input(i: u32) -> vec4<f32> { return q[min(i, params.count * params.query_stride - 1u)]; }
+fn input(i: u32) -> vec4<f32> { return q[min(i, (params.end - params.begin) * params.query_stride - 1u)]; }
 
 // The log-sum-exp of eight queries.
 fn norms(row: u32, head: u32, lane: u32) -> array<f32, 8> {
 #ifdef SUBGROUPS
-    let own = lse[min(row + lane % 8u, params.count - 1u) * params.lse_stride + head];
+    let own = lse[(min(row + lane % 8u, params.end - 1u) - params.begin) * params.lse_stride + head];
     return array<f32, 8>(
         subgroupBroadcast(own, 0u), subgroupBroadcast(own, 1u), subgroupBroadcast(own, 2u), subgroupBroadcast(own, 3u),
         subgroupBroadcast(own, 4u), subgroupBroadcast(own, 5u), subgroupBroadcast(own, 6u), subgroupBroadcast(own, 7u),
     );
 #else
     var all: array<f32, 8>;
-    for (var r = 0u; r < 8u; r++) { all[r] = lse[min(row + r, params.count - 1u) * params.lse_stride + head]; }
+    for (var r = 0u; r < 8u; r++) {
+        all[r] = lse[(min(row + r, params.end - 1u) - params.begin) * params.lse_stride + head];
+    }
     return all;
 #endif
 }
@@ -39,11 +41,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, who: Lane) {
             for (var i = 0u; i < QUADS; i++) { key[t][i] = k[at + i] * params.scale; }
         }
         // No query before the workgroup's first column sees any of its key rows.
-        for (var row = max(params.oldest, group.x * 8u * TILE); row < params.count; row += 8u) {
+        for (var row = max(max(params.oldest, params.begin), group.x * 8u * TILE); row < params.end; row += 8u) {
             // Zeros, and said so: Chromium leaves a variable of a loop as its last turn left it.
             var logits = array<array<f32, 8>, TILE>();
             for (var i = 0u; i < QUADS; i++) {
-                let queries = eight(row * params.query_stride + head * QUADS + i, 1u, params.query_stride, lane);
+                let queries = eight((row - params.begin) * params.query_stride + head * QUADS + i, 1u, params.query_stride, lane);
                 for (var t = 0u; t < TILE; t++) {
                     for (var r = 0u; r < 8u; r++) { logits[t][r] += dot(key[t][i], queries[r]); }
                 }
@@ -52,7 +54,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, who: Lane) {
             for (var r = 0u; r < 8u; r++) {
                 let weight = params.weight + params.weight_step * f32(row + r - params.oldest);
                 for (var t = 0u; t < TILE; t++) {
-                    let seen = row + r < params.count && row + r >= column + 8u * t;
+                    let seen = row + r < params.end && row + r >= column + 8u * t;
                     sum[t] += select(0.0, weight * exp(logits[t][r] - norm[r]), seen);
                 }
             }

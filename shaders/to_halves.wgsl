@@ -1,8 +1,8 @@
 // to_halves: values as halves, two to a word; what is beyond ±65504 is cut off.
-// x [8 * eights] f32 · out [4 * eights] words
+// x f32 · out words, of which the `eights` groups of eight values from `first` on are written
 // grid: a lane for each eight values, in workgroups of 64, 32768 to a grid row.
 
-struct Params { eights: u32 }
+struct Params { first: u32, eights: u32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
@@ -14,8 +14,9 @@ fn pair(v: vec2<f32>) -> u32 {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let at = (group.y * 32768u + group.x) * 64u + lane;
-    if at >= params.eights { return; }
+    let turn = (group.y * 32768u + group.x) * 64u + lane;
+    if turn >= params.eights { return; }
+    let at = params.first + turn;
     let low = x[2u * at];
     let high = x[2u * at + 1u];
     out[at] = vec4<u32>(pair(low.xy), pair(low.zw), pair(high.xy), pair(high.zw));

@@ -4,7 +4,7 @@ use crate::gpu::Gpu;
 use crate::kernels::matrix::RowFormat;
 use crate::kv::policy::Rank;
 use crate::kv::{KvOptions, Tiers};
-use crate::model::{Config, MOST_CONTEXT, PrefillScratch, stacks};
+use crate::model::{Config, MOST_CONTEXT, PrefillScratch, most_tallies, stacks};
 use crate::weights::ModelFile;
 use crate::{Error, Result};
 
@@ -105,7 +105,8 @@ impl Plan {
         let in_block = block_rows(&kv, config, context);
         let kept = block.layers.iter().map(|layer| layer.retain).max().unwrap_or(0);
         let before = if kv.policy.one_shot() && in_block == context { 0 } else { kept };
-        let (scratch, largest) = PrefillScratch::bytes(config, in_block, before);
+        let tallies = most_tallies(&block, kv.policy.per_head());
+        let (scratch, largest) = PrefillScratch::bytes(config, in_block, before, tallies);
         Ok(Self {
             weights: 0,
             kv: layers.iter().sum(),

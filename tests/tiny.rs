@@ -144,6 +144,53 @@ fn evictions_equal_the_reference() {
     assert_losses(&model(), SnapKv::new(Budget::Share(0.2)), 9);
 }
 
+/// Rows that run through a layer together: what longer prompts are told of their rows is added up.
+const CHUNK: usize = 512;
+
+#[test]
+fn prompts_of_several_chunks_equal_the_reference() {
+    // A last chunk that is shorter than any window but that of one row.
+    let (two, three) = (CHUNK + 20, 2 * CHUNK + 20);
+    let budget = Budget::Share(0.5);
+    let reference = Reference::new(&Tiny::new().file());
+    let policies: [(Arc<dyn Policy>, usize); 10] = [
+        (Arc::new(Pyramid::preset(Preset::B7)), two),
+        (Arc::new(Pyramid::cosine(0.3, 1)), two),
+        (Arc::new(Tsp::new(Budget::Share(0.7))), three),
+        (Arc::new(KvOnly::per_head(budget.clone())), two),
+        (Arc::new(Tova::new(budget.clone())), two),
+        (Arc::new(H2o::new(budget.clone())), two),
+        (Arc::new(PyramidKv::new(budget.clone())), two),
+        (Arc::new(Joint::new(budget.clone())), two),
+        (Arc::new(Expected::new(budget.clone())), two),
+        (Arc::new(Joint::new(budget).with_expected()), three),
+    ];
+    let models: Vec<_> = families().iter().take(2).map(|gpu| load(gpu, &Tiny::new().file())).collect();
+    for (policy, tokens) in policies {
+        let (tokens, mut rows) = (prompt(17, tokens), Rows::default());
+        let expected = reference.prefill(&mut rows, &tokens, &*policy).pop().expect("a last row");
+        for model in &models {
+            let kv = KvOptions { policy: policy.clone(), ..KvOptions::full() };
+            let mut session = Session::new(model, &SessionOptions { kv, context: Some(1200) }).unwrap();
+            session.append(&tokens).unwrap();
+            let found = block_on(session.logits()).unwrap();
+            let (mut strangers, mut all) = (0, 0);
+            for (layer, sets) in rows.rows.iter().enumerate() {
+                for (set, found) in block_on(session.positions(layer)).unwrap().iter().enumerate() {
+                    let wanted = sets[set].iter().map(|row| row.position as u32);
+                    // The last token is pending again.
+                    strangers += wanted.clone().filter(|p| !found.contains(p)).count() - 1;
+                    all += wanted.count();
+                }
+            }
+            // Scores at the cut lie close together.
+            assert!(strangers * 500 <= all, "{policy:?}: {strangers} of {all} rows are others");
+            let error = worst(&found, &expected);
+            assert!(error < 0.05, "{policy:?}: logits differ by {error}, {strangers} other rows");
+        }
+    }
+}
+
 #[test]
 fn evicted_rows_leave_memory() {
     let policies: [Arc<dyn Policy>; 8] = [

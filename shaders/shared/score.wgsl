@@ -1,5 +1,5 @@
 // score: what both score kernels read and how they end a sum, see score.rs.
-// q [count, heads, dim] · lse [count, heads] · k and v [prefix + count, kv_heads, dim] · out [sets, columns] f32
+// q [end - begin, heads, dim] · lse [end - begin, heads] · k and v [prefix + end, kv_heads, dim] · out [sets, columns] f32
 // Column c is the key row of query row c, so the rows before the prefix's end are not scored.
 
 struct Params {
@@ -10,8 +10,11 @@ struct Params {
     dim: u32,           // in vec4
     lse_stride: u32,    // heads
     prefix: u32,        // key rows before the first query's own
-    count: u32,
+    begin: u32,         // first query row at hand
+    end: u32,           // and the one after the last
+    count: u32,         // query rows altogether
     oldest: u32,        // first query row that scores
+    joined: u32,        // columns that hold what earlier queries paid
     columns: u32,
     forced: u32,
     scale: f32,
@@ -46,13 +49,20 @@ fn value_norm(row: u32, head_set: u32) -> f32 {
 }
 #endif
 
-/// Ends the sum of what the queries pay to a column.
-fn finish(sum: f32, column: u32, head_set: u32) {
+/// Adds what the queries at hand pay to a column, and ends the sum with the last ones.
+fn finish(part: f32, column: u32, head_set: u32) {
     if column >= params.columns { return; }
+    let at = head_set * params.columns + column;
+    var sum = part;
+    if column < params.joined { sum += out[at]; }
+    if params.end < params.count {
+        out[at] = sum;
+        return;
+    }
     let queries = params.count - max(params.oldest, column);
     var score = sum / f32(params.set_heads * select(1u, queries, params.averaged != 0u));
 #ifdef BY_VALUE
     score *= value_norm(column + params.prefix, head_set);
 #endif
-    out[head_set * params.columns + column] = select(score, LARGEST, column < params.forced);
+    out[at] = select(score, LARGEST, column < params.forced);
 }

@@ -110,8 +110,8 @@ impl Session {
         let rows = continuation.len() - 1;
         let mut sum = 0.0;
         // The first token is predicted by the prefill, which has dropped nothing yet.
-        if let Some(block) = self.run_continuation(continuation)? {
-            self.each_row_of(&block, rows, |i, row| sum += reference.judge(i + 1, row).kl).await?;
+        if self.run_continuation(continuation)?.is_some() {
+            self.each_row_of(rows, |i, row| sum += reference.judge(i + 1, row).kl).await?;
         }
         self.seq.model.gpu().check()?;
         self.seq.cache.truncate(rows);

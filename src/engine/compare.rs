@@ -11,7 +11,7 @@ use web_time::Instant;
 use super::session::{KvReport, Session};
 use super::work::not_reserved;
 use crate::gpu::{Class, Pending};
-use crate::model::{Block, LOGIT_ROWS};
+use crate::model::LOGIT_ROWS;
 use crate::{Error, Result};
 
 /// What one cache, usually the full one, predicts for every token of a continuation.
@@ -105,18 +105,17 @@ impl Session {
         let (kv, prefill) = (self.kv(), started.elapsed());
         let block = self.run_continuation(continuation)?;
         each(0, &first);
-        if let Some(block) = block {
+        if block.is_some() {
             let rows = continuation.len() - 1;
-            self.each_row_of(&block, rows, |i, row| each(i + 1, row)).await?;
+            self.each_row_of(rows, |i, row| each(i + 1, row)).await?;
         }
         self.seq.model.gpu().check()?;
         Ok((kv, prefill))
     }
 
-    /// Calls `each` with every row of a finished block and its logits.
+    /// Calls `each` with every one of a finished block's `rows` rows and its logits.
     pub(super) async fn each_row_of(
         &mut self,
-        block: &Block,
         rows: usize,
         mut each: impl FnMut(usize, &[f32]),
     ) -> Result<()> {
@@ -130,7 +129,7 @@ impl Session {
         for first in (0..rows).step_by(LOGIT_ROWS) {
             let count = LOGIT_ROWS.min(rows - first);
             let s = self.desk.prefill.as_ref().ok_or_else(not_reserved)?;
-            self.seq.model.block_logits(&mut self.desk.rec, s, block, (first, count), &logits)?;
+            self.seq.model.block_logits(&mut self.desk.rec, s, (first, count), &logits)?;
             let piece = self.desk.rec.read(&logits, 0, count * vocab);
             self.desk.rec.submit();
             if let Some((first, piece)) = earlier.replace((first, piece)) {

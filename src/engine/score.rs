@@ -88,9 +88,9 @@ impl Session {
         self.append(tokens)?;
         let most = self.seq.cache.most_rows();
         let config = self.seq.model.config();
-        if !self.desk.prefill.as_ref().is_some_and(|s| s.fits(tokens.len(), most)) {
+        if !self.desk.prefill.as_ref().is_some_and(|s| s.fits(tokens.len(), most, 0)) {
             let gpu = self.seq.model.gpu();
-            self.desk.prefill = Some(PrefillScratch::new(gpu, config, tokens.len(), most));
+            self.desk.prefill = Some(PrefillScratch::new(gpu, config, tokens.len(), most, 0));
         }
         let layers = config.kv_layers();
         self.seq.cache.reserve(&mut self.desk.rec, &vec![TierRows::in_main(tokens.len()); layers]);

@@ -7,7 +7,7 @@ use crate::gpu::{Gpu, Recorder, Tensor};
 use crate::kernels::{observe, thin};
 use crate::kv::policy::{BlockPlan, Bounds, Thinning, ThinningState};
 use crate::kv::{Cache, KvOptions, Memory, TierRows, Tiers};
-use crate::model::{Config, DecodeScratch, Model, PrefillScratch};
+use crate::model::{Config, DecodeScratch, Model, PrefillScratch, most_tallies};
 use crate::plan::{BLOCK_ROWS, block_rows};
 use crate::{Error, Result};
 
@@ -27,15 +27,16 @@ impl Desk {
         Self { rec: Recorder::new(gpu), sequences, prefill: None, decode: None }
     }
 
-    /// Makes room for a block of `rows` rows beside `before` earlier ones; true when that replaced anything.
-    fn fit_prefill(&mut self, model: &Model, rows: usize, before: usize) -> bool {
-        if self.prefill.as_ref().is_some_and(|s| s.fits(rows, before)) {
+    /// Makes room for a block of `rows` rows beside `before` earlier ones, with so many tallies; true when that replaced
+    /// anything.
+    fn fit_prefill(&mut self, model: &Model, rows: usize, before: usize, tallies: usize) -> bool {
+        if self.prefill.as_ref().is_some_and(|s| s.fits(rows, before, tallies)) {
             return false;
         }
         // A later turn's block is small and its prefix grows: round up, so that not every turn allocates.
         let before = before.next_multiple_of(BLOCK_ROWS);
         self.prefill = None;
-        self.prefill = Some(PrefillScratch::new(model.gpu(), model.config(), rows, before));
+        self.prefill = Some(PrefillScratch::new(model.gpu(), model.config(), rows, before, tallies));
         true
     }
 }
@@ -133,7 +134,9 @@ impl Sequence {
             None => self.cached + pending,
         };
         if pending > 1 {
-            replaced |= desk.fit_prefill(&self.model, block, before);
+            let plan = self.kv.policy.plan(block, self.cache.depth())?;
+            let tallies = most_tallies(&plan, self.kv.policy.per_head());
+            replaced |= desk.fit_prefill(&self.model, block, before, tallies);
         }
         replaced |= self.reserve_decode(desk)?;
         if replaced {

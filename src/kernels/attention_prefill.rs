@@ -1,6 +1,8 @@
 //! Causal attention of a block of queries over dense keys and values: online softmax (Milakov and Gimelshein,
 //! arXiv 1805.02867), so that no matrix of scores exists.
 
+use std::ops::Range;
+
 use super::activations::{Values, packed, unpacked};
 use super::check::{Check, Noise, poisoned};
 use super::kv_row::Heads;
@@ -55,20 +57,21 @@ pub fn halves_len(tuning: Tuning, heads: Heads, rows: usize) -> usize {
     if on_units(tuning, heads) { rows * heads.kv_width() / 2 } else { 0 }
 }
 
-/// The first `rows` rows of `k` and `v` as [`attention_prefill`] reads them: as they are, or on matrix units copies that are
-/// recorded to `halves`, which have [`halves_len`] words each.
+/// The first `rows.end` rows of `k` and `v` as [`attention_prefill`] reads them: as they are, or on matrix units copies in
+/// `halves`, which have [`halves_len`] words each. Those of `rows` are recorded, those before them have been.
 pub fn keys_and_values<'a>(
     rec: &mut Recorder,
     [k, v]: [&'a Tensor<f32>; 2],
     heads: Heads,
-    rows: usize,
+    rows: Range<usize>,
     [k_halves, v_halves]: &'a [Tensor<u32>; 2],
 ) -> Result<[Values<'a>; 2]> {
     if !on_units(rec.gpu().tuning(), heads) {
         return Ok([k.into(), v.into()]);
     }
-    to_halves(rec, k, k_halves, rows * heads.kv_width())?;
-    to_halves(rec, v, v_halves, rows * heads.kv_width())?;
+    let values = rows.start * heads.kv_width()..rows.end * heads.kv_width();
+    to_halves(rec, k, k_halves, values.clone())?;
+    to_halves(rec, v, v_halves, values)?;
     Ok([k_halves, v_halves].map(|words| Values { binding: words.bind(), halves: true }))
 }
 
@@ -263,7 +266,8 @@ async fn check_whole(gpu: &Gpu, heads: Heads, prefix: usize, count: usize) -> Re
     let halves = [(); 2].map(|()| gpu.tensor(Class::Scratch, "halves", words));
     let (out, lse) = (poisoned(gpu, q.len()), poisoned(gpu, count * heads.query));
     let mut rec = Recorder::new(gpu);
-    let kv_values = keys_and_values(&mut rec, [&k, &v], heads, prefix + count, &halves)?;
+    keys_and_values(&mut rec, [&k, &v], heads, 0..prefix, &halves)?;
+    let kv_values = keys_and_values(&mut rec, [&k, &v], heads, prefix..prefix + count, &halves)?;
     let (scale, to) = (0.3, (&out).into());
     let block =
         Block { heads, prefix, count, q: &device_q, kv: kv_values, bias: None, scale, out: to, lse: &lse };

@@ -292,7 +292,7 @@ mod tests {
     #[test]
     fn a_row_has_the_same_bits_in_any_company() {
         for (format, inputs, slices) in [(RowFormat::Q4, 16, 2), (RowFormat::F16, 32, 4)] {
-            let tile = Tile::flat(inputs, format);
+            let tile = Tile::flat(inputs);
             let alone = last_row(tile, slices, format, 1);
             for count in [2, 7, 16, 31] {
                 assert_eq!(last_row(tile, slices, format, count), alone, "{format:?}, {count} rows");

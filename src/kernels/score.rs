@@ -8,7 +8,10 @@
 //! ```
 //!
 //! A [`Measure`] says which rows are recent, up to all of them, whether the sum becomes an average, and whether
-//! it is weighted by the length of `v_j`, since attention to a short value moves little.
+//! it is weighted by the length of `v_j`, since attention to a short value moves little. The queries may come in
+//! several parts, one after the other.
+
+use std::ops::Range;
 
 use super::check::{Check, Noise, poisoned};
 use super::kv_row::Heads;
@@ -84,8 +87,11 @@ struct Params {
     dim: u32,
     lse_stride: u32,
     prefix: u32,
+    begin: u32,
+    end: u32,
     count: u32,
     oldest: u32,
+    joined: u32,
     columns: u32,
     forced: u32,
     scale: f32,
@@ -100,11 +106,13 @@ pub fn variants() -> Vec<ShaderKey> {
     keys.flat_map(|key| [false, true].map(|by_value| key.clone().flag("BY_VALUE", by_value))).collect()
 }
 
-/// Records the scores of the block's first `columns` rows, whose keys stand in `k` from row `prefix` on.
+/// Records what query rows `queries` of a block of `count` rows add to the scores of its first `columns` rows, whose keys
+/// stand in `k` from row `prefix` on.
 ///
-/// `q` is `[count, query_heads * dim]`, `lse` `[count, query_heads]` in natural logarithms, `k` and `v`
-/// `[prefix + count, kv_heads * dim]`: query row `i` sees key rows `0..=prefix + i`. The first `forced` columns
-/// get `f32::MAX`, so that no selection drops them. `out` is `[sets, columns]`.
+/// `q` is `[queries, query_heads * dim]`, `lse` `[queries, query_heads]` in natural logarithms, `k` and `v`
+/// `[>= prefix + queries.end, kv_heads * dim]`: query row `i` sees key rows `0..=prefix + i`. All queries that score come
+/// in ascending order, in one call or in several with the same `out`, `[sets, columns]`: the last row's call makes scores
+/// of the sums. The first `forced` columns get `f32::MAX` then, so that no selection drops them.
 #[expect(
     clippy::too_many_arguments,
     reason = "each is one number of the sum that the module's header writes down"
@@ -119,18 +127,23 @@ pub fn score(
     scale: f32,
     prefix: usize,
     count: usize,
+    queries: Range<usize>,
     measure: Measure,
     forced: usize,
     columns: usize,
     out: &Tensor<f32>,
 ) -> Result<()> {
+    let recent = measure.recent.min(count);
+    let oldest = count - recent;
+    if queries.end <= oldest {
+        return Ok(());
+    }
     let Tuning { family, subgroups, .. } = rec.gpu().tuning();
     let (key, rows) = match family {
         Family::Lanes => (score_lanes::key(shape.dim, subgroups), score_lanes::rows(shape.dim)),
         Family::Groups => (score_groups::key(), score_groups::ROWS),
     };
     let kernel = rec.gpu().kernel(&key.flag("BY_VALUE", measure.by_value))?;
-    let recent = measure.recent.min(count);
     let params = Params {
         set_heads: (shape.query_heads / shape.sets()) as u32,
         group_heads: (shape.query_heads / shape.kv_heads) as u32,
@@ -139,8 +152,12 @@ pub fn score(
         dim: (shape.dim / 4) as u32,
         lse_stride: shape.query_heads as u32,
         prefix: prefix as u32,
+        begin: queries.start as u32,
+        end: queries.end as u32,
         count: count as u32,
-        oldest: (count - recent) as u32,
+        oldest: oldest as u32,
+        // Nothing is written before the first query that scores.
+        joined: if queries.start > oldest { queries.start as u32 } else { 0 },
         columns: columns as u32,
         forced: forced as u32,
         scale,
@@ -148,7 +165,8 @@ pub fn score(
         weight_step: measure.ramp.step(recent),
         averaged: u32::from(measure.averaged),
     };
-    let grid = [columns.div_ceil(rows) as u32, shape.sets() as u32, 1];
+    // Nobody sees a later row yet.
+    let grid = [columns.min(queries.end).div_ceil(rows) as u32, shape.sets() as u32, 1];
     let mut bindings = vec![q.bind(), lse.bind(), k.bind(), out.bind()];
     bindings.extend(measure.by_value.then(|| v.bind()));
     rec.dispatch(&kernel, &params, &bindings, grid)
@@ -163,6 +181,8 @@ struct Case {
     measure: Measure,
     forced: usize,
     columns: usize,
+    /// Query rows of a call.
+    part: usize,
 }
 
 impl Case {
@@ -236,24 +256,30 @@ impl Case {
         let (q, k, v) = (wide(self.count * query_heads * dim), wide(kv_len), wide(kv_len));
         let lse = self.lse(&q, &k);
         let device = |values: &[f32]| gpu.tensor_with(Class::Scratch, "operand", values);
-        let (dq, dk, dv, dlse) = (device(&q), device(&k), device(&v), device(&lse));
+        let (dk, dv) = (device(&k), device(&v));
         let out = poisoned(gpu, self.shape.sets() * self.columns);
         let mut rec = Recorder::new(gpu);
-        score(
-            &mut rec,
-            &dq,
-            &dlse,
-            &dk,
-            &dv,
-            self.shape,
-            self.scale(),
-            self.prefix,
-            self.count,
-            self.measure,
-            self.forced,
-            self.columns,
-            &out,
-        )?;
+        for from in (0..self.count).step_by(self.part) {
+            let end = self.count.min(from + self.part);
+            let rows = |values: &[f32], width: usize| device(&values[from * width..end * width]);
+            let (dq, dlse) = (rows(&q, query_heads * dim), rows(&lse, query_heads));
+            score(
+                &mut rec,
+                &dq,
+                &dlse,
+                &dk,
+                &dv,
+                self.shape,
+                self.scale(),
+                self.prefix,
+                self.count,
+                from..end,
+                self.measure,
+                self.forced,
+                self.columns,
+                &out,
+            )?;
+        }
         let got = rec.read(&out, 0, out.len());
         rec.submit();
         // Infinity is compared exactly and, unlike f32::MAX, does not set the scale of the error.
@@ -264,11 +290,12 @@ impl Case {
         let (sets, Measure { recent, averaged, by_value, .. }) = (self.shape.sets(), self.measure);
         let label = format!(
             "score {} of {} rows after {}, {query_heads}/{kv_heads} heads of {dim}, {sets} sets, {} recent, \
-             averaged {averaged}, by value {by_value}",
+             averaged {averaged}, by value {by_value}, {} at a time",
             self.columns,
             self.count,
             self.prefix,
-            recent.min(self.count)
+            recent.min(self.count),
+            self.part
         );
         Ok(Check::compare(label, &got, &want, 2e-5))
     }
@@ -278,10 +305,10 @@ pub(super) async fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
     let shape = ScoreShape { query_heads: 6, kv_heads: 2, dim: 24, per_head: false };
     let measure =
         Measure { recent: 19, ramp: Ramp { first: 1.0, last: 1.2 }, averaged: false, by_value: false };
-    let shared = Case { shape, prefix: 0, count: 75, measure, forced: 4, columns: 56 };
+    let shared = Case { shape, prefix: 0, count: 75, measure, forced: 4, columns: 56, part: 20 };
     let measure = Measure { recent: usize::MAX, ramp: Ramp::FLAT, averaged: true, by_value: true };
     let per_head = ScoreShape { per_head: true, ..shape };
-    let each = Case { shape: per_head, prefix: 70, count: 29, measure, forced: 0, columns: 29 };
+    let each = Case { shape: per_head, prefix: 70, count: 29, measure, forced: 0, columns: 29, part: 29 };
     Ok(vec![shared.check(gpu).await?, each.check(gpu).await?])
 }
 
@@ -305,12 +332,13 @@ mod tests {
             averaged: bool,
             by_value: bool,
             forced in 0usize..6,
+            part in 1usize..80,
         ) {
             let shape = ScoreShape { query_heads: kv_heads * group, kv_heads, dim: dim * 4, per_head };
             let recent = 1 + count.saturating_sub(1) * parts.0 / 100;
             let columns = 1 + (count - 1) * parts.1 / 100;
             let measure = Measure { recent, ramp: Ramp { first: 1.0, last: 1.5 }, averaged, by_value };
-            let case = Case { shape, prefix, count, measure, forced, columns };
+            let case = Case { shape, prefix, count, measure, forced, columns, part };
             for gpu in families() {
                 assert_passed(pollster::block_on(case.check(&gpu)).map(|c| vec![c]));
             }

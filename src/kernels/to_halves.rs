@@ -1,5 +1,7 @@
 //! Copies of values in halves, for kernels on matrix units.
 
+use std::ops::Range;
+
 use super::activations::unpacked;
 use super::check::{Check, Noise};
 use super::grid::lines;
@@ -11,6 +13,7 @@ const SHADER: Shader = Shader { stem: "to_halves", text: include_str!("../../sha
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Params {
+    first: u32,
     eights: u32,
 }
 
@@ -19,12 +22,16 @@ pub fn variants() -> Vec<ShaderKey> {
     vec![ShaderKey::new(SHADER)]
 }
 
-/// Records the copy of the first `len` values of `x`, a multiple of 8, to the first `len / 2` words of `out`, as
+/// Records the copy of these values of `x`, from one multiple of 8 to another, to their places in `out`, two to a word as
 /// [`super::activations`] has them.
-pub fn to_halves(rec: &mut Recorder, x: &Tensor<f32>, out: &Tensor<u32>, len: usize) -> Result<()> {
+pub fn to_halves(rec: &mut Recorder, x: &Tensor<f32>, out: &Tensor<u32>, values: Range<usize>) -> Result<()> {
+    if values.is_empty() {
+        return Ok(());
+    }
+    let (first, eights) = (values.start / 8, values.len() / 8);
     let kernel = rec.gpu().kernel(&ShaderKey::new(SHADER))?;
-    let params = Params { eights: (len / 8) as u32 };
-    rec.dispatch(&kernel, &params, &[x.bind(), out.bind()], lines((len / 8).div_ceil(64)))
+    let params = Params { first: first as u32, eights: eights as u32 };
+    rec.dispatch(&kernel, &params, &[x.bind(), out.bind()], lines(eights.div_ceil(64)))
 }
 
 async fn check(gpu: &Gpu, eights: usize) -> Result<Vec<Check>> {
@@ -34,7 +41,10 @@ async fn check(gpu: &Gpu, eights: usize) -> Result<Vec<Check>> {
     // Words of NaN.
     let out = gpu.tensor_with(Class::Scratch, "halves", &vec![u32::MAX; 4 * eights]);
     let mut rec = Recorder::new(gpu);
-    to_halves(&mut rec, &x, &out, values.len())?;
+    // In two parts, the later one first.
+    let cut = 8 * (eights / 3);
+    to_halves(&mut rec, &x, &out, cut..values.len())?;
+    to_halves(&mut rec, &x, &out, 0..cut)?;
     let got = rec.read(&out, 0, out.len());
     rec.submit();
     let got = unpacked(&got.await?);

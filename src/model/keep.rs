@@ -3,6 +3,7 @@
 use super::Model;
 use super::prefill::Block;
 use super::scratch::{MAIN, ON, PrefillScratch, TAIL};
+use super::tally::Tallies;
 use crate::Result;
 use crate::gpu::Recorder;
 use crate::kernels::centre::centre;
@@ -24,10 +25,12 @@ impl Model {
         cache: &Cache,
         block: &Block,
         gains: TierRows,
-        (listed, merged): (bool, bool),
+        merged: bool,
+        tallies: &Tallies,
         prefix: usize,
     ) -> Result<()> {
-        let (l, positions) = (block.group(), &s.positions[block.side]);
+        let (l, positions) = (block.group(), &s.positions);
+        let listed = block.lists(gains);
         let basis = cache.basis(l);
         if prefix == 0 && basis.k_rotated {
             // The mean of a handful of rows says more of these than of the rows to come: then it is none's.
@@ -49,7 +52,7 @@ impl Model {
             };
             kv_write(rec, &s.k, &s.v, prefix, positions.bind(), rows, &tier.rows, tier.live, count)?;
             if tier.role == Role::Main {
-                self.seed_rows(rec, s, cache, block, rows, count, prefix)?;
+                self.seed_rows(rec, s, cache, block, rows, count, tallies)?;
             }
         }
         Ok(())
@@ -70,7 +73,7 @@ impl Model {
         // All hidden rows go on, so that nothing else needs this list.
         let list = &s.index[ON];
         select(rec, &s.scores, staging.sets, columns, columns - count..columns, 0, list)?;
-        let positions = s.positions[block.side].bind();
+        let positions = s.positions.bind();
         let dropped = Rows::Listed(list.bind(), count);
         kv_write(rec, &s.k, &s.v, prefix, positions, dropped, &staging, 0, count)?;
         cache.offload(rec, l, &staging, block.start, count)

@@ -6,6 +6,7 @@
 //! stand_in.rs          the same without weights, to find what will run
 //! scratch.rs           activations, sized once
 //! prefill.rs           many rows through one layer
+//! tally.rs             what their queries say of them
 //! choose.rs            which of them the plan's counts let live
 //! expect.rs            what later queries may attend to
 //! keep.rs              where they go
@@ -31,6 +32,7 @@ mod rope;
 mod scratch;
 mod stand_in;
 mod synthetic;
+mod tally;
 
 use std::sync::Mutex;
 
@@ -45,6 +47,7 @@ pub use synthetic::{PRESETS, SyntheticPreset};
 pub(crate) use config::MOST_CONTEXT;
 pub(crate) use load::{Loader, stacks};
 pub(crate) use prefill::LOGIT_ROWS;
+pub(crate) use tally::most as most_tallies;
 
 use crate::gpu::{Gpu, Tensor};
 use crate::kernels::matrix::Matrix;

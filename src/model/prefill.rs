@@ -1,12 +1,14 @@
 //! A block of prompt rows through the layers.
 //!
-//! Each layer runs on the rows that the layers before it let through. The block's K and V live in scratch while
-//! the layer works; only the rows that the plan retains are written to the pool, in its format and packed.
+//! Each layer runs on the rows that the layers before it let through, a chunk at a time from the first row to the last:
+//! no row sees a later one. The block's K and V live in scratch while the layer works; only the rows that the plan retains
+//! are written to the pool, in its format and packed.
 
 use std::sync::Arc;
 
 use super::scratch::{CHUNK, PrefillScratch};
-use super::{DecodeScratch, Layer, Model};
+use super::tally::Tallies;
+use super::{DecodeScratch, Model};
 use crate::Result;
 use crate::gpu::{Class, Recorder, Tensor};
 use crate::kernels::activations::Values;
@@ -35,8 +37,6 @@ pub struct Block {
     pub(super) layer: usize,
     /// Layers for which one of the plan's entries stands.
     sharing: usize,
-    /// Which of the two hidden buffers holds the rows.
-    pub(super) side: usize,
     pub(super) per_head: bool,
     /// Every row is wanted after the last layer, not only the last one.
     all_rows: bool,
@@ -47,7 +47,7 @@ pub struct Block {
 impl Block {
     /// A block whose first token stands at position `start`, in a model of which `sharing` layers each share rows.
     pub fn new(plan: BlockPlan, start: usize, per_head: bool, all_rows: bool, sharing: usize) -> Self {
-        Self { plan, start, layer: 0, sharing, side: 0, per_head, all_rows, bounds: None }
+        Self { plan, start, layer: 0, sharing, per_head, all_rows, bounds: None }
     }
 
     /// The block, whose plan was made to fit these bounds: earlier rows make room for it.
@@ -92,7 +92,7 @@ impl Block {
 }
 
 /// Row ranges of at most [`CHUNK`] rows, each beginning at a multiple of it.
-fn chunks(from: usize, to: usize) -> impl Iterator<Item = (usize, usize)> {
+pub(super) fn chunks(from: usize, to: usize) -> impl Iterator<Item = (usize, usize)> {
     (from..to).step_by(CHUNK).map(move |first| (first, CHUNK.min(to - first)))
 }
 
@@ -109,9 +109,9 @@ impl Model {
         rec.submit();
         let positions: Vec<u32> = (0..tokens.len()).map(|i| (block.start + i) as u32).collect();
         self.gpu.write(&s.tokens, 0, tokens);
-        self.gpu.write(&s.positions[0], 0, &positions);
+        self.gpu.write(&s.positions, 0, &positions);
         let lookup = Lookup { tokens: &s.tokens, at: 0, count: tokens.len(), to: 0 };
-        embed(rec, &[lookup], &self.embedding, 1.0, &s.hidden[0])
+        embed(rec, &[lookup], &self.embedding, 1.0, &s.hidden)
     }
 
     /// Records the block's next layer. Returns how many earlier rows left it to make room.
@@ -123,29 +123,52 @@ impl Model {
         cache: &mut Cache,
         block: &mut Block,
     ) -> Result<usize> {
-        let (l, rows, layer) = (block.layer, block.rows(), &self.layers[block.layer]);
-        let prefix = cache.rows(block.group());
-        self.follow(rec, &d.q, cache, block.group(), block.start)?;
-        self.attend(rec, s, cache, block, prefix)?;
-        // After the last layer only the last row is read, so that is all that leaves it.
+        let (l, rows, group) = (block.layer, block.rows(), block.group());
+        let prefix = cache.rows(group);
+        self.follow(rec, &d.q, cache, group, block.start)?;
+        // Layers that share keys and values find them where the first of them left them.
+        if self.config.makes_kv(l) {
+            self.unpack(rec, s, cache, group)?;
+        }
+        // Rows are chosen once all layers that read them have run: the last one ranks them.
+        let chooses = (l + 1).is_multiple_of(block.sharing);
+        let gains = rows.split(cache.tiers(), block.sinks());
+        let merged = block.lists(gains) && rows.retain < rows.enter && cache.main(group).rows.merged;
+        let tallies = if chooses { Tallies::of(block, gains, merged) } else { Tallies::default() };
+        // After the last layer only the last row is read, so that its chunk is all that leaves it.
         let last = l + 1 == self.layers.len() && !block.all_rows;
         let from = if last { (rows.enter - 1) / CHUNK * CHUNK } else { 0 };
-        self.feed_forward(rec, s, layer, block.side, from, rows.enter)?;
-        // Rows are chosen once all layers that read them have: the last one ranks them.
+        for (first, count) in chunks(0, rows.enter) {
+            self.project(rec, s, cache, block, (first, count), prefix)?;
+            // The first chunk brings the earlier rows along.
+            let end = prefix + first + count;
+            let new = if !self.config.makes_kv(l) {
+                end
+            } else if first > 0 {
+                prefix + first
+            } else {
+                0
+            };
+            let kv = keys_and_values(rec, [&s.k, &s.v], self.config.heads, new..end, &s.kv_halves)?;
+            if first >= from || tallies.hear(first + count, rows.enter) {
+                self.attend(rec, s, cache, block, kv, (first, count), prefix)?;
+            }
+            if first >= from {
+                self.feed_forward(rec, s, block, (first, count))?;
+            }
+            self.add_up(rec, s, block, (first, count), &tallies, prefix)?;
+        }
         let mut dropped = 0;
-        if (l + 1).is_multiple_of(block.sharing) {
-            let group = block.group();
-            let gains = rows.split(cache.tiers(), block.sinks());
-            let listed = self.choose(rec, s, block, gains, prefix)?;
-            let merged = listed && rows.retain < rows.enter && cache.main(group).rows.merged;
+        if chooses {
+            self.choose(rec, s, block, gains, &tallies, prefix)?;
             if merged {
-                self.merge(rec, s, block, gains, prefix)?;
+                self.merge(rec, s, block, gains, &tallies, prefix)?;
             }
             let room = block.bounds.as_ref().and_then(|b| b.make_room(group, cache.live(group), gains));
             if let Some(step) = room {
                 dropped = self.thin_layer(rec, d, cache, group, step)?;
             }
-            self.keep(rec, s, cache, block, gains, (listed, merged), prefix)?;
+            self.keep(rec, s, cache, block, gains, merged, &tallies, prefix)?;
             self.offload(rec, s, cache, block, prefix)?;
             cache.add(group, gains);
             if rows.propagate < rows.enter && !last {
@@ -156,104 +179,86 @@ impl Model {
         Ok(dropped)
     }
 
-    /// Q, K and V of the entering rows, and their attention over the cache and each other.
+    /// K, V and biases of the earlier rows, before those of the block.
+    fn unpack(&self, rec: &mut Recorder, s: &PrefillScratch, cache: &Cache, group: usize) -> Result<()> {
+        let mut to = 0;
+        for (rows, live) in cache.readable(group) {
+            kv_read(rec, rows, live, &s.k, &s.v, &s.bias, to)?;
+            to += live;
+        }
+        Ok(())
+    }
+
+    /// Q, K and V of `count` rows from row `first` on.
+    fn project(
+        &self,
+        rec: &mut Recorder,
+        s: &PrefillScratch,
+        cache: &Cache,
+        block: &Block,
+        (first, count): (usize, usize),
+        prefix: usize,
+    ) -> Result<()> {
+        let (width, heads, layer) = (self.config.width, self.config.heads, &self.layers[block.layer]);
+        let makes_kv = self.config.makes_kv(block.layer);
+        let projected = if makes_kv { heads } else { Heads { kv: 0, ..heads } };
+        let hidden = s.hidden.view(first * width, count * width);
+        rms_norm(rec, hidden.bind(), &layer.attention_norm, self.config.epsilon, &s.normed, count, width)?;
+        matmul(rec, &layer.qkv, &s.normed, count, Rows::Block, Epilogue::Store, &s.qkv, &s.slices)?;
+        if first == 0 {
+            let tokens = cache.first_tokens(block.group()).iter().skip(block.start).take(count);
+            for (row, token) in tokens.enumerate() {
+                rec.copy(&s.qkv, row * heads.qkv_width(), token, 0, heads.qkv_width());
+            }
+        }
+        let (positions, at) = (s.positions.view(first, count), prefix + first);
+        rope_split(rec, &s.qkv, positions.bind(), projected, &self.rope(), &s.q, &s.k, &s.v, at, count)
+    }
+
+    /// Attention of the rows in the scratch, `count` from row `first` on, over the cache and the block up to them.
+    #[expect(clippy::too_many_arguments, reason = "rows, and what they attend to")]
     fn attend(
         &self,
         rec: &mut Recorder,
         s: &PrefillScratch,
         cache: &Cache,
         block: &Block,
+        kv: [Values<'_>; 2],
+        (first, count): (usize, usize),
         prefix: usize,
     ) -> Result<()> {
-        let (width, heads, layer) = (self.config.width, self.config.heads, &self.layers[block.layer]);
-        let enter = block.rows().enter;
-        let makes_kv = self.config.makes_kv(block.layer);
-        let projected = if makes_kv { heads } else { Heads { kv: 0, ..heads } };
-        for (first, count) in chunks(0, enter) {
-            let hidden = s.hidden[block.side].view(first * width, count * width);
-            rms_norm(
-                rec,
-                hidden.bind(),
-                &layer.attention_norm,
-                self.config.epsilon,
-                &s.normed,
-                count,
-                width,
-            )?;
-            matmul(rec, &layer.qkv, &s.normed, count, Rows::Block, Epilogue::Store, &s.qkv, &s.slices)?;
-            if first == 0 {
-                for (row, token) in
-                    cache.first_tokens(block.group()).iter().skip(block.start).take(count).enumerate()
-                {
-                    rec.copy(&s.qkv, row * heads.qkv_width(), token, 0, heads.qkv_width());
-                }
-            }
-            let positions = s.positions[block.side].view(first, count);
-            let q = s.q.view(first * heads.q_width(), count * heads.q_width());
-            rope_split(
-                rec,
-                &s.qkv,
-                positions.bind(),
-                projected,
-                &self.rope(),
-                &q,
-                &s.k,
-                &s.v,
-                prefix + first,
-                count,
-            )?;
-        }
-        // Layers that share keys and values find them where the first of them left them.
-        let mut to = 0;
-        for (rows, live) in cache.readable(block.group()).filter(|_| makes_kv) {
-            kv_read(rec, rows, live, &s.k, &s.v, &s.bias, to)?;
-            to += live;
-        }
-        let kv = keys_and_values(rec, [&s.k, &s.v], heads, prefix + enter, &s.kv_halves)?;
         let bias = (prefix > 0 && cache.main(block.group()).rows.merged).then_some((&s.bias, prefix));
-        for (first, count) in chunks(0, enter) {
-            let q = s.q.view(first * heads.q_width(), count * heads.q_width());
-            let out = s.attended.view(first * heads.q_width(), count * heads.q_width());
-            let lse = s.lse.view(first * heads.query, count * heads.query);
-            let block = attention_prefill::Block {
-                heads,
-                prefix: prefix + first,
-                count,
-                q: &q,
-                kv,
-                bias,
-                scale: self.attention_scale(),
-                out: (&out).into(),
-                lse: &lse,
-            };
-            attention_prefill(rec, &block)?;
-        }
-        Ok(())
+        let attention = attention_prefill::Block {
+            heads: self.config.heads,
+            prefix: prefix + first,
+            count,
+            q: &s.q,
+            kv,
+            bias,
+            scale: self.attention_scale(),
+            out: (&s.attended).into(),
+            lse: &s.lse,
+        };
+        attention_prefill(rec, &attention)
     }
 
-    /// The rest of a layer, for rows `from..to`.
+    /// The rest of a layer, for the rows in the scratch.
     fn feed_forward(
         &self,
         rec: &mut Recorder,
         s: &PrefillScratch,
-        layer: &Layer,
-        side: usize,
-        from: usize,
-        to: usize,
+        block: &Block,
+        (first, count): (usize, usize),
     ) -> Result<()> {
-        let (width, q_width) = (self.config.width, self.config.heads.q_width());
-        for (first, count) in chunks(from, to) {
-            let hidden = s.hidden[side].view(first * width, count * width);
-            let attended = s.attended.view(first * q_width, count * q_width);
-            let product = |rec: &mut Recorder, matrix, x: Values<'_>, epilogue, out: Values<'_>| {
-                matmul(rec, matrix, x, count, Rows::Block, epilogue, out, &s.slices)
-            };
-            product(rec, &layer.output, (&attended).into(), Epilogue::Add, (&hidden).into())?;
-            rms_norm(rec, hidden.bind(), &layer.ffn_norm, self.config.epsilon, &s.normed, count, width)?;
-            product(rec, &layer.gate_up, (&s.normed).into(), Epilogue::SwiGlu, (&s.inner).into())?;
-            product(rec, &layer.down, (&s.inner).into(), Epilogue::Add, (&hidden).into())?;
-        }
-        Ok(())
+        let (width, layer) = (self.config.width, &self.layers[block.layer]);
+        let hidden = s.hidden.view(first * width, count * width);
+        let product = |rec: &mut Recorder, matrix, x: Values<'_>, epilogue, out: Values<'_>| {
+            matmul(rec, matrix, x, count, Rows::Block, epilogue, out, &s.slices)
+        };
+        product(rec, &layer.output, (&s.attended).into(), Epilogue::Add, (&hidden).into())?;
+        rms_norm(rec, hidden.bind(), &layer.ffn_norm, self.config.epsilon, &s.normed, count, width)?;
+        product(rec, &layer.gate_up, (&s.normed).into(), Epilogue::SwiGlu, (&s.inner).into())?;
+        product(rec, &layer.down, (&s.inner).into(), Epilogue::Add, (&hidden).into())
     }
 
     /// Copies a finished block's last row to where the head reads it: row `to` of the hidden ones.
@@ -266,7 +271,7 @@ impl Model {
         to: usize,
     ) {
         let (rows, width) = (last_rows(block), self.config.width);
-        rec.copy(&s.hidden[block.side], (rows - 1) * width, &d.hidden, to * width, width);
+        rec.copy(&s.hidden, (rows - 1) * width, &d.hidden, to * width, width);
     }
 
     /// Records the logits of `count` rows of a finished block from row `first` on, to `out` `[count, vocab]`. At
@@ -275,12 +280,11 @@ impl Model {
         &self,
         rec: &mut Recorder,
         s: &PrefillScratch,
-        block: &Block,
         (first, count): (usize, usize),
         out: &Tensor<f32>,
     ) -> Result<()> {
         let width = self.config.width;
-        let hidden = s.hidden[block.side].view(first * width, count * width);
+        let hidden = s.hidden.view(first * width, count * width);
         rms_norm(rec, hidden.bind(), &self.output_norm, self.config.epsilon, &s.normed, count, width)?;
         matmul(rec, &self.head, &s.normed, count, Rows::Block, Epilogue::Store, out, &s.slices)
     }
@@ -301,7 +305,7 @@ impl Model {
         let logits = self.gpu.tensor::<f32>(Class::Scratch, "logits", LOGIT_ROWS.min(rows) * vocab);
         for first in (0..rows).step_by(LOGIT_ROWS) {
             let count = LOGIT_ROWS.min(rows - first);
-            self.block_logits(rec, s, block, (first, count), &logits)?;
+            self.block_logits(rec, s, (first, count), &logits)?;
             nll(rec, &logits, targets.view(first, count).bind(), count, vocab, out, at + first)?;
         }
         Ok(())

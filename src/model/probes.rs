@@ -5,7 +5,7 @@ mod common;
 
 use std::path::Path;
 
-use super::{Block, DecodeScratch, Model, PrefillScratch};
+use super::{Block, DecodeScratch, Model, PrefillScratch, tally};
 use crate::gpu::{Recorder, Tensor};
 use crate::kernels::kv_row::Heads;
 use crate::kv::policy::{Full, Policy};
@@ -37,7 +37,6 @@ async fn probe(path: &Path, ids: &[u32], golden: &Arrays) -> Result<()> {
     let model = Model::load(&gpu, path, &LoadOptions::default(), |_| ()).await?;
     let (config, rows) = (model.config(), ids.len());
     let Heads { query, kv, dim } = config.heads;
-    let s = PrefillScratch::new(&gpu, config, rows, 0);
     let d = DecodeScratch::new(&gpu, config, 1, 0);
     let mut rec = Recorder::new(&gpu);
     let mut cache = Cache::new(
@@ -48,10 +47,11 @@ async fn probe(path: &Path, ids: &[u32], golden: &Arrays) -> Result<()> {
     )?;
     cache.reserve(&mut rec, &vec![TierRows::in_main(rows); config.layers]);
     let mut block = Block::new(Full.plan(rows, config.layers)?, 0, false, true, 1);
+    let s = PrefillScratch::new(&gpu, config, rows, 0, tally::most(&block.plan, false));
     model.begin_block(&mut rec, &s, &block, ids)?;
     for layer in 0..config.layers {
         model.prefill_layer(&mut rec, &s, &d, &mut cache, &mut block)?;
-        let hidden = rec.read(&s.hidden[block.side], (rows - 1) * config.width, config.width);
+        let hidden = rec.read(&s.hidden, (rows - 1) * config.width, config.width);
         let mut read = |tensor: &Tensor<f32>, heads: usize| rec.read(tensor, 0, rows * heads * dim);
         let (q, k, v) = (read(&s.q, query), read(&s.k, kv), read(&s.v, kv));
         let attended = read(&s.attended, query);

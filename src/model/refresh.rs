@@ -3,16 +3,27 @@
 use super::Model;
 use super::prefill::Block;
 use super::scratch::{DecodeScratch, PrefillScratch};
+use super::tally::{Tallies, Tally};
 use crate::Result;
 use crate::gpu::{Recorder, Tensor};
 use crate::kernels::kv_write::Rows;
 use crate::kernels::observe::observe;
 use crate::kernels::rope_write::{Write, rope_write};
-use crate::kernels::score::{Measure, Ramp, ScoreShape, score};
+use crate::kernels::score::{Measure, Ramp};
 use crate::kernels::seed::seed;
 use crate::kernels::thin::{Cut, thin};
 use crate::kv::policy::{Observation, Rank, SINKS, ThinStep};
 use crate::kv::{Cache, Role, Tier};
+
+impl Block {
+    /// What the running sums of the next layer's rows begin with, if it is ranked by them: what its last queries paid on
+    /// average.
+    pub(super) fn seeded(&self) -> Option<Tally> {
+        let Some(Rank::Attention { recent, .. }) = self.rank() else { return None };
+        let measure = Measure { recent, ramp: Ramp::FLAT, averaged: true, by_value: false };
+        Some(Tally { measure, per_head: self.per_head, forced: 0, columns: self.rows().enter })
+    }
+}
 
 impl Model {
     /// Records that rows leave a layer's main tier; returns how many.
@@ -45,7 +56,7 @@ impl Model {
     }
 
     /// Records the first sums of `count` rows that a block adds to a layer's main tier, where they will be ranked
-    /// by attention: what its `recent` last queries paid on average.
+    /// by attention.
     #[expect(clippy::too_many_arguments, reason = "a block and the rows that are chosen from it")]
     pub(super) fn seed_rows(
         &self,
@@ -55,15 +66,11 @@ impl Model {
         block: &Block,
         chosen: Rows<'_>,
         count: usize,
-        prefix: usize,
+        tallies: &Tallies,
     ) -> Result<()> {
-        let Some(Rank::Attention { recent, .. }) = block.rank() else { return Ok(()) };
-        let (heads, enter, main) = (self.config.heads, block.rows().enter, cache.main(block.group()));
-        let shape = ScoreShape::new(heads, block.per_head);
-        let measure = Measure { recent, ramp: Ramp::FLAT, averaged: true, by_value: false };
-        let (scale, out) = (self.attention_scale(), &s.scores);
-        score(rec, &s.q, &s.lse, &s.k, &s.v, shape, scale, prefix, enter, measure, 0, enter, out)?;
-        seed(rec, out, enter, chosen, &main.rows, main.live, count, block.start + enter)
+        let Some(tally) = block.seeded() else { return Ok(()) };
+        let (enter, main) = (block.rows().enter, cache.main(block.group()));
+        seed(rec, tallies.sums(s, tally)?, enter, chosen, &main.rows, main.live, count, block.start + enter)
     }
 
     /// Records that a layer's first tokens follow its window, before the token at `position` attends to them: they

@@ -11,8 +11,8 @@ use crate::kernels::moments::moments_len;
 use crate::kernels::operand::Operand;
 use crate::kv::{MOST_TIERS, Role};
 
-/// Rows that the wide intermediate activations are computed for at a time; it bounds both memory and the time
-/// of one dispatch.
+/// Rows that run through a layer at a time; it bounds both the memory of what no later row needs and the time of one
+/// dispatch.
 pub(super) const CHUNK: usize = 512;
 
 /// The list of rows that a layer's main tier gains,
@@ -24,7 +24,8 @@ pub(super) const ON: usize = 2;
 /// and for each row, where it is merged into.
 pub(super) const INTO: usize = 3;
 
-/// Activations of a block of prompt rows.
+/// Activations of a block of prompt rows. What all rows keep from one chunk to the next are hidden rows, keys and values;
+/// all else is a chunk's own, or a few numbers a row.
 #[derive(Debug)]
 pub struct PrefillScratch {
     /// Rows that fit.
@@ -32,36 +33,40 @@ pub struct PrefillScratch {
     /// Earlier rows of a layer that fit beside them.
     pub(super) prefix: usize,
     pub(super) tokens: Tensor<u32>,
-    /// Hidden rows, and where the surviving ones are gathered to. `[rows, width]`
-    pub(super) hidden: [Tensor<f32>; 2],
+    /// `[rows, width]`
+    pub(super) hidden: Tensor<f32>,
     /// Their positions. `[rows]`
-    pub(super) positions: [Tensor<u32>; 2],
-    /// `[rows, query heads * dim]`
-    pub(super) q: Tensor<f32>,
+    pub(super) positions: Tensor<u32>,
     /// `[prefix + rows, kv heads * dim]`
     pub(super) k: Tensor<f32>,
     /// `[prefix + rows, kv heads * dim]`
     pub(super) v: Tensor<f32>,
     /// Copies of K and V where attention reads halves.
     pub(super) kv_halves: [Tensor<u32>; 2],
-    /// `[rows, query heads * dim]`
-    pub(super) attended: Tensor<f32>,
-    /// `[rows, query heads]`
-    pub(super) lse: Tensor<f32>,
     /// `[kv heads, rows]`
     pub(super) scores: Tensor<f32>,
-    /// What one term gives. `[kv heads, rows]`
+    /// What a term gives that is not added up. `[kv heads, rows]`
     pub(super) term: Tensor<f32>,
-    /// Mean and covariance of the queries. `[query heads, 1 + dim, dim]`
-    pub(super) moments: Tensor<f32>,
+    /// What is added up while chunks run. `[kv heads, rows]` each
+    pub(super) tallies: Vec<Tensor<f32>>,
+    /// Expected logits, or what pooling leaves of a term. `[query heads, rows]`
+    pub(super) spread: Tensor<f32>,
+    /// Mean and covariance of the queries, with a chunk and before it. `[query heads, 1 + dim, dim]`
+    pub(super) moments: [Tensor<f32>; 2],
     /// Lists of rows, by [`MAIN`], [`TAIL`], [`ON`] and [`INTO`]. `[kv heads, rows]`
     pub(super) index: [Tensor<u32>; 4],
     /// What is added to the logits of earlier rows. `[prefix, kv heads]`
     pub(super) bias: Tensor<f32>,
     /// `[CHUNK, width]`
     pub(super) normed: Activations,
-    /// `[CHUNK, qkv width]`
+    /// Queries, keys and values, `[CHUNK, qkv width]`; or hidden rows that move up, `[CHUNK, width]`.
     pub(super) qkv: Tensor<f32>,
+    /// `[CHUNK, query heads * dim]`
+    pub(super) q: Tensor<f32>,
+    /// `[CHUNK, query heads * dim]`
+    pub(super) attended: Tensor<f32>,
+    /// `[CHUNK, query heads]`
+    pub(super) lse: Tensor<f32>,
     /// `[CHUNK, ffn]`
     pub(super) inner: Activations,
     /// What a product needs beside its outputs.
@@ -70,62 +75,71 @@ pub struct PrefillScratch {
 
 /// Lengths of a prefill's tensors, in words of four bytes.
 struct Lengths {
+    /// One word a row.
+    rows: usize,
     hidden: usize,
-    q: usize,
     kv: usize,
     kv_rows: usize,
-    lse: usize,
     scores: usize,
+    spread: usize,
     moments: usize,
+    bias: usize,
     chunk: usize,
+    qkv: usize,
+    q: usize,
+    lse: usize,
 }
 
 impl Lengths {
     fn new(config: &Config, rows: usize, prefix: usize) -> Self {
         // Views of these tensors are cut at whole rows, whose count is then aligned whatever their width.
         let rows = rows.next_multiple_of(VIEW_ALIGNMENT);
-        let heads = config.heads;
+        let (heads, chunk) = (config.heads, CHUNK.min(rows));
         Self {
+            rows,
             hidden: rows * config.width,
-            q: rows * heads.q_width(),
             kv: (rows + prefix) * heads.kv_width(),
             kv_rows: rows + prefix,
-            lse: rows * heads.query,
             scores: heads.kv * rows,
+            spread: heads.query * rows,
             moments: moments_len(heads.query, heads.dim),
-            chunk: CHUNK.min(rows),
+            bias: prefix * heads.kv,
+            chunk,
+            qkv: chunk * heads.qkv_width().max(config.width),
+            q: chunk * heads.q_width(),
+            lse: chunk * heads.query,
         }
     }
 }
 
 impl PrefillScratch {
-    /// Room for blocks of `rows` rows beside `prefix` earlier ones.
-    pub fn new(gpu: &Gpu, config: &Config, rows: usize, prefix: usize) -> Self {
+    /// Room for blocks of `rows` rows beside `prefix` earlier ones, for which a layer adds up as many as `tallies` scores
+    /// (see [`super::tally::most`]).
+    pub fn new(gpu: &Gpu, config: &Config, rows: usize, prefix: usize, tallies: usize) -> Self {
         let n = Lengths::new(config, rows, prefix);
         let f = |label: &str, len: usize| gpu.tensor::<f32>(Class::Scratch, label, len);
         let u = |label: &str, len: usize| gpu.tensor::<u32>(Class::Scratch, label, len);
         Self {
             rows,
             prefix,
-            tokens: u("tokens", rows),
-            hidden: [f("hidden", n.hidden), f("hidden", n.hidden)],
-            positions: [
-                u("positions", n.lse / config.heads.query),
-                u("positions", n.lse / config.heads.query),
-            ],
-            q: f("q", n.q),
+            tokens: u("tokens", n.rows),
+            hidden: f("hidden", n.hidden),
+            positions: u("positions", n.rows),
             k: f("k", n.kv),
             v: f("v", n.kv),
             kv_halves: [(); 2].map(|()| u("halves", halves_len(gpu.tuning(), config.heads, n.kv_rows))),
-            attended: f("attended", n.q),
-            lse: f("lse", n.lse),
             scores: f("scores", n.scores),
             term: f("term", n.scores),
-            moments: f("moments", n.moments),
-            index: std::array::from_fn(|_| u("index", n.scores)),
-            bias: f("bias", prefix * config.heads.kv),
+            tallies: (0..tallies).map(|_| f("tally", n.scores)).collect(),
+            spread: f("spread", n.spread),
+            moments: [(); 2].map(|()| f("moments", n.moments)),
+            index: [(); 4].map(|()| u("index", n.scores)),
+            bias: f("bias", n.bias),
             normed: Activations::new(gpu, "normed", n.chunk * config.width, Rows::Block),
-            qkv: f("qkv", n.chunk * config.heads.qkv_width()),
+            qkv: f("qkv", n.qkv),
+            q: f("q", n.q),
+            attended: f("attended", n.q),
+            lse: f("lse", n.lse),
             inner: Activations::new(gpu, "inner", n.chunk * config.ffn, Rows::Block),
             slices: f("slices", slices_len(gpu.tuning(), n.chunk, Rows::Block)),
         }
@@ -133,18 +147,18 @@ impl PrefillScratch {
 
     /// Bytes of such a scratch, and of its largest tensor, on a device without matrix units. With them the slices are 8
     /// MiB, what products read is half as large, and attention reads copies of K and V in halves.
-    pub fn bytes(config: &Config, rows: usize, prefix: usize) -> (u64, u64) {
+    pub fn bytes(config: &Config, rows: usize, prefix: usize, tallies: usize) -> (u64, u64) {
         let n = Lengths::new(config, rows, prefix);
-        let inner = n.chunk * (config.width + config.heads.qkv_width() + config.ffn);
-        let rest = n.lse + 6 * n.scores + n.moments + 3 * rows + prefix * config.heads.kv;
-        let total = 2 * n.hidden + 2 * n.q + 2 * n.kv + rest + inner;
-        let largest = n.hidden.max(n.q).max(n.kv).max(n.chunk * config.ffn);
-        (4 * total as u64, 4 * largest as u64)
+        let inner = n.chunk * config.ffn;
+        let of_block = 2 * n.rows + n.hidden + 2 * n.kv + (6 + tallies) * n.scores + n.spread + n.bias;
+        let of_chunk = n.chunk * config.width + n.qkv + 2 * n.q + n.lse + inner;
+        let largest = n.hidden.max(n.kv).max(n.qkv).max(inner);
+        (4 * (of_block + of_chunk + 2 * n.moments) as u64, 4 * largest as u64)
     }
 
-    /// True when a block of `rows` rows beside `prefix` earlier ones fits.
-    pub fn fits(&self, rows: usize, prefix: usize) -> bool {
-        rows <= self.rows && prefix <= self.prefix
+    /// True when a block of `rows` rows beside `prefix` earlier ones fits, with so many tallies.
+    pub fn fits(&self, rows: usize, prefix: usize, tallies: usize) -> bool {
+        rows <= self.rows && prefix <= self.prefix && tallies <= self.tallies.len()
     }
 }
 
@@ -287,5 +301,48 @@ impl Strides {
             [heads.q_width(), partial_len(heads, parts), heads.query, heads.query * capacity]
                 .map(|len| len.next_multiple_of(VIEW_ALIGNMENT));
         Self { q, partial, lse, weights }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::AdapterChoice;
+    use crate::kernels::kv_row::Heads;
+    use crate::kv::policy::{Budget, Joint, Policy};
+    use crate::model::{SyntheticPreset, tally};
+
+    /// An 8B shape, and what a layer adds up under a policy with two terms.
+    fn large() -> (Config, usize) {
+        let config = SyntheticPreset::named("llama3-8b").expect("a preset").config();
+        let plan = Joint::new(Budget::Share(0.5)).plan(8192, config.layers).expect("a plan");
+        (config, tally::most(&plan, false))
+    }
+
+    #[test]
+    fn little_is_kept_of_long_prompts() {
+        let (config, tallies) = large();
+        let bytes = |rows| PrefillScratch::bytes(&config, rows, 0, tallies).0;
+        // Hidden rows take 16 KiB each, keys and values 8 KiB, all else under half a KiB.
+        let row = (bytes(16_384) - bytes(8192)) / 8192;
+        assert!((24 * 1024..24 * 1024 + 512).contains(&row), "{row} bytes a row");
+        // With all rows of queries, of what attention leaves and of a second hidden buffer it was 659 MB.
+        assert!(bytes(8192) < 280_000_000, "{}", bytes(8192));
+    }
+
+    #[test]
+    fn bytes_are_those_of_the_device() {
+        let gpu = pollster::block_on(Gpu::open(&AdapterChoice::Best)).expect("an adapter");
+        let (config, tallies) = large();
+        let config = Config { width: 72, ffn: 40, heads: Heads { query: 3, kv: 3, dim: 24 }, ..config };
+        for (rows, prefix) in [(1, 0), (70, 3), (700, 512)] {
+            let before = gpu.bytes().scratch;
+            let scratch = PrefillScratch::new(&gpu, &config, rows, prefix, tallies);
+            let (bytes, _) = PrefillScratch::bytes(&config, rows, prefix, tallies);
+            let made = gpu.bytes().scratch - before;
+            // Four tensors hold nothing here, in 16 bytes each.
+            assert!((bytes..=bytes + 64).contains(&made), "{made} bytes, not {bytes}");
+            drop(scratch);
+        }
     }
 }

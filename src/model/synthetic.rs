@@ -67,7 +67,7 @@ impl SyntheticPreset {
         })
     }
 
-    fn config(&self) -> Config {
+    pub(super) fn config(&self) -> Config {
         let [query, kv, dim] = self.heads;
         Config {
             name: format!("synthetic {}", self.name),

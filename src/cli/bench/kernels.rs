@@ -247,7 +247,7 @@ impl Bench<'_> {
         let words = halves_len(self.gpu.tuning(), heads, prefix + CHUNK);
         let halves = [(); 2].map(|()| self.gpu.tensor(Class::Scratch, "bench", words));
         self.time(name, work, |rec| {
-            let kv = keys_and_values(rec, [&k, &v], heads, prefix + CHUNK, &halves)?;
+            let kv = keys_and_values(rec, [&k, &v], heads, 0..prefix + CHUNK, &halves)?;
             let (q, out, lse, count, scale) = (&q, (&out).into(), &lse, CHUNK, 1.0);
             attention_prefill(rec, &Block { heads, prefix, count, q, kv, bias: None, scale, out, lse })
         })
