@@ -99,9 +99,7 @@ pub fn attention_prefill(rec: &mut Recorder, block: &Block<'_>) -> Result<()> {
         block.out.single()?;
     }
     if !on_units(tuning, block.heads) {
-        for values in block.kv {
-            values.single()?;
-        }
+        block.kv[0].single().and(block.kv[1].single())?;
     }
     record(rec, block, &choose(tuning, block.heads, block.count))
 }
@@ -334,16 +332,15 @@ mod tests {
         let values = |halves| Values { binding: tensor.bind(), halves };
         for (family, kv, out) in [(Family::Lanes, false, true), (Family::Groups, true, false)] {
             let gpu = gpu.with_tuning(Tuning { family, matrix_attention: false, ..gpu.tuning() });
-            let (kv, out) = ([values(kv); 2], values(out));
             let block = Block {
                 heads,
                 prefix: 0,
                 count: 1,
                 q: &tensor,
-                kv,
+                kv: [values(kv); 2],
                 bias: None,
                 scale: 1.0,
-                out,
+                out: values(out),
                 lse: &tensor,
             };
             let refused = attention_prefill(&mut Recorder::new(&gpu), &block);

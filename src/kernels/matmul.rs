@@ -64,7 +64,12 @@ impl Choice {
     }
 
     /// The variants of the kernel and of the one that adds its slices, if there are several.
-    pub(super) fn keys(&self, part: &Part, epilogue: Epilogue, halves: bool) -> (ShaderKey, Option<ShaderKey>) {
+    pub(super) fn keys(
+        &self,
+        part: &Part,
+        epilogue: Epilogue,
+        halves: bool,
+    ) -> (ShaderKey, Option<ShaderKey>) {
         let end = |key| epilogue.variant(key).flag("HALVES", halves);
         let key = part.variant(self.key.clone());
         if self.slices > 1 { (key, Some(end(matmul_join::key(self.slices)))) } else { (end(key), None) }
