@@ -34,13 +34,7 @@ const TEAM = #{TEAM}u;
 const TEAMS = LANES / TEAM;
 const COLUMNS = #{COLUMNS}u;
 #ifdef OPERAND
-// The products of a group of outputs: a row for each, and with SWIGLU one for each gate and then one for each up.
-#ifdef SWIGLU
-const LINES = 64u;
-#else
-const LINES = 32u;
-#endif
-var<workgroup> products: array<f32, LINES * COLUMNS>;
+var<workgroup> outputs: array<f32, 32u * COLUMNS>;
 #endif
 
 
@@ -64,12 +58,6 @@ fn norm(column: u32, member: u32, square: f32) -> f32 {
 #endif
 }
 
-#ifdef OPERAND
-fn quad_of(at: u32) -> vec4<f32> {
-    return vec4<f32>(products[at], products[at + 1u], products[at + 2u], products[at + 3u]);
-}
-#endif
-
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let place = group.y * 32768u + group.x;
@@ -80,24 +68,29 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #repeat c #{COLUMNS}
     let column_#{c} = min(top + #{c}u, params.count - 1u);
 #end
-#ifdef SWIGLU
-    let outputs = params.rows / 2u;
-#else
-    let outputs = params.rows;
-#endif
 #ifdef OPERAND
-    for (var line = team; line < LINES; line += TEAMS) {
-        let output = place * 32u + line % 32u;
-        let row = min(output, outputs - 1u) + line / 32u * outputs;
+    for (var turn = team; turn < 32u; turn += TEAMS) {
+        let output = place * 32u + turn;
 #else
     {
         let output = place * TEAMS + team;
-        let row = min(output, outputs - 1u);
 #endif
+#ifdef SWIGLU
+        let to_rows = params.rows / 2u;
+#else
+        let to_rows = params.rows;
+#endif
+        let row = min(output, to_rows - 1u);
         let begin = row * UNITS;
+#ifdef SWIGLU
+        let up_begin = begin + to_rows * UNITS;
+#endif
 #repeat c #{COLUMNS}
         var sum_#{c} = 0.0;
         var square_#{c} = 0.0;
+#ifdef SWIGLU
+        var up_#{c} = 0.0;
+#endif
 #end
         for (var i = member; i < UNITS; i += TEAM * #{FLIGHT}u) {
 #repeat j #{FLIGHT}
@@ -107,6 +100,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             let i_#{j} = min(i + #{j}u * TEAM, UNITS - 1u);
 #endif
             let w_#{j} = unit(begin + i_#{j});
+#ifdef SWIGLU
+            let u_#{j} = unit(up_begin + i_#{j});
+#endif
 #end
 #repeat j #{FLIGHT}
 #ifdef WHOLE
@@ -122,16 +118,25 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #endif
                 sum_#{c} = product(w_#{j}, column_#{c}, i_#{j}, step_#{c}, sum_#{c});
                 square_#{c} += step_#{c}.z;
+#ifdef SWIGLU
+                up_#{c} = product(u_#{j}, column_#{c}, i_#{j}, step_#{c}, up_#{c});
+#endif
 #end
             }
 #end
         }
 #repeat c #{COLUMNS}
-        let result_#{c} = team_sum(sum_#{c}) * norm(column_#{c}, member, square_#{c});
-#ifdef OPERAND
-        if member == 0u { products[#{c}u * LINES + line] = result_#{c}; }
-#else
-        if member == 0u && output < outputs && top + #{c}u < params.count {
+        let scale_#{c} = norm(column_#{c}, member, square_#{c});
+        let result_#{c} = team_sum(sum_#{c}) * scale_#{c};
+#ifdef SWIGLU
+        let gated_#{c} = result_#{c} / (1.0 + exp(-result_#{c})) * (team_sum(up_#{c}) * scale_#{c});
+        if member == 0u { outputs[#{c}u * 32u + turn] = gated_#{c}; }
+#endif
+#ifdef ADD
+        if member == 0u { outputs[#{c}u * 32u + turn] = result_#{c}; }
+#endif
+#ifdef STORE
+        if member == 0u && output < to_rows && top + #{c}u < params.count {
             out[(top + #{c}u) * params.stride + params.first + output] = result_#{c};
         }
 #endif
@@ -143,25 +148,25 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let column = lane / 8u;
     if column >= min(COLUMNS, params.count - top) { return; }
     let eighth = lane % 8u;
-    var quad = quad_of(column * LINES + eighth * 4u);
+    let begin = place * 32u + eighth * 4u;
+    let at = column * 32u + eighth * 4u;
+    var quad = vec4<f32>(outputs[at], outputs[at + 1u], outputs[at + 2u], outputs[at + 3u]);
     var squares = 0.0;
-#ifdef SWIGLU
-    quad = quad / (1.0 + exp(-quad)) * quad_of(column * LINES + 32u + eighth * 4u);
-#endif
 #repeat i 4
-    {
-        let output = place * 32u + eighth * 4u + #{i}u;
-#ifdef ADD
-        if output < outputs {
-            let to = (top + column) * params.stride + params.first + output;
-            let whole = stream[to] + quad[#{i}];
-            stream[to] = whole;
-            squares = fma(whole, whole, squares);
-            quad[#{i}] = whole * weight[params.first + output];
-        }
+#ifdef SWIGLU
+    if begin + #{i}u >= params.rows / 2u { quad[#{i}] = 0.0; }
 #endif
-        if output >= outputs { quad[#{i}] = 0.0; }
+#ifdef ADD
+    if begin + #{i}u < params.rows {
+        let to = (top + column) * params.stride + params.first + begin + #{i}u;
+        let whole = stream[to] + quad[#{i}];
+        stream[to] = whole;
+        squares = fma(whole, whole, squares);
+        quad[#{i}] = whole * weight[params.first + begin + #{i}u];
+    } else {
+        quad[#{i}] = 0.0;
     }
+#endif
 #end
     store_group(top + column, params.to_groups, params.first / 32u + place, eighth, quad, squares);
 #endif

@@ -2,8 +2,9 @@
 // qkv [(H + 2G) * hd] · frequencies [PAIRS] · q [H * hd], Hadamard-transformed with K_ROTATED
 // k_words, v_words, steps: the layer's rows · centre [G * hd], taken from the key with CENTRED
 // book: its tables, see kv_row.rs
-// grid: one team per query head, then one per KV head, which packs its key and then its value; a layer of them for
-// each sequence, whose job says where in each tensor its values begin.
+// grid: one team per query head, then one per KV head, which packs its key and then its value, or with APART a team for
+// each key and then one for each value; a layer of them for each sequence, whose job says where in each tensor its values
+// begin.
 
 #import jobs
 #import kv_row
@@ -82,17 +83,29 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let job = jobs[group.z];
     let head = team_index(group.x, lane);
     let member = team_member(lane);
-    if head >= job.query_heads + job.kv_heads { return; }
+#ifdef APART
+    let teams = job.query_heads + 2u * job.kv_heads;
+#else
+    let teams = job.query_heads + job.kv_heads;
+#endif
+    if head >= teams { return; }
 
     let is_query = head < job.query_heads;
-    let kv_head = head - min(head, job.query_heads);
+    let kv_head = (head - min(head, job.query_heads)) % max(job.kv_heads, 1u);
+    let first_kind = select(0u, 1u, head >= job.query_heads + job.kv_heads);
+#ifdef APART
+    let kinds = 1u;
+#else
+    let kinds = select(2u, 1u, is_query);
+#endif
     var at = 0u;
+    // Both of a key and its value say the same of the slot.
     if !is_query { at = claim(job, select(0u, kv_head, job.sets > 1u), member) * job.kv_heads + kv_head; }
     var k_step = 0.0;
     // One transform for all kinds of rows: unrolled, it is most of this kernel.
-    for (var kind = 0u; kind < select(2u, 1u, is_query); kind++) {
+    for (var kind = first_kind; kind < first_kind + kinds; kind++) {
         let is_value = kind == 1u;
-        load(job, head + kind * job.kv_heads, !is_value, member);
+        load(job, select(job.query_heads + kind * job.kv_heads + kv_head, head, is_query), !is_value, member);
 #ifdef CENTRED
         if !is_query && !is_value {
             for (var i = member; i < HEAD_DIM; i += TEAM) { row[i] -= centre[job.centre_from + kv_head * HEAD_DIM + i]; }

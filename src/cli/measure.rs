@@ -24,7 +24,7 @@ const ROUNDS: usize = 7;
 /// How long a GPU works before anything counts: an idle one has lowered its clocks.
 const WARM_UP: Duration = Duration::from_millis(40);
 /// How long it takes one that waited for compilers to raise all its clocks: an H200 read at half its rate before.
-const WAKE_UP: Duration = Duration::from_millis(500);
+const WAKE_UP: Duration = Duration::from_secs(2);
 /// A round of a GPU lasts about so long at least, so that the two timestamps around it do not count.
 const ROUND: f64 = 2e-3;
 /// Dispatches that a round may have: a recorder submits on its own when it has twice as many.

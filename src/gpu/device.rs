@@ -29,6 +29,8 @@ pub(super) struct Inner {
     device: wgpu::Device,
     queue: wgpu::Queue,
     info: wgpu::AdapterInfo,
+    /// Asked for at every dispatch.
+    limits: wgpu::Limits,
     matrix_units: bool,
     account: Arc<Account>,
     fault: Fault,
@@ -143,6 +145,7 @@ impl Gpu {
         let room = device.limits().max_compute_workgroup_storage_size >= MATRIX_SHARED_BYTES;
         let matrix_units = !matrices.is_empty() && room && device.features().contains(matrices);
         let inner = Inner {
+            limits: device.limits(),
             poller: Poller::new(device.clone()),
             device,
             queue,
@@ -216,13 +219,13 @@ impl Gpu {
 
     /// The largest range one binding can cover, in bytes.
     pub fn max_binding_bytes(&self) -> u64 {
-        let limits = self.device().limits();
+        let limits = &self.inner.limits;
         limits.max_storage_buffer_binding_size.min(limits.max_buffer_size)
     }
 
     /// The most lanes that a workgroup can have.
     pub fn max_workgroup_lanes(&self) -> usize {
-        let limits = self.device().limits();
+        let limits = &self.inner.limits;
         limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x) as usize
     }
 

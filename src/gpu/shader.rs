@@ -50,7 +50,8 @@ impl Eq for ShaderKey {}
 impl Hash for ShaderKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.stem.hash(state);
-        self.defines.hash(state);
+        // Names are nearly always the same for a stem.
+        self.defines.iter().for_each(|(_, value)| value.hash(state));
     }
 }
 

@@ -31,5 +31,5 @@ pub(super) fn element_words(bits: KvBits) -> u32 {
 
 /// Every pair of widths on SmolLM2's heads, and the logits.
 pub fn variants() -> Vec<ShaderKey> {
-    super::attention_decode::variants_of(key, false)
+    super::attention_keys::variants_of(key, false)
 }

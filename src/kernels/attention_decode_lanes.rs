@@ -48,5 +48,5 @@ pub(super) fn element_words(bits: KvBits) -> u32 {
 
 /// Every pair of widths on SmolLM2's heads, logits, merged rows, and outputs.
 pub fn variants() -> Vec<ShaderKey> {
-    super::attention_decode::variants_of(|heads| key(heads, true), true)
+    super::attention_keys::variants_of(|heads| key(heads, true), true)
 }

@@ -111,7 +111,7 @@ pub(super) fn element_words(bits: KvBits) -> u32 {
 pub fn variants() -> Vec<ShaderKey> {
     let of = |(query, kv, dim), lanes, bits| {
         let heads = Heads { query, kv, dim };
-        let key = super::attention_decode::format_key(key(heads, lanes), dim, Format::both(bits));
+        let key = super::attention_keys::format_key(key(heads, lanes), dim, Format::both(bits));
         key.flag("WHOLE", true).flag("V_ROTATED", bits != KvBits::Sixteen)
     };
     // Subgroups of more than 32 lanes have teams of 32 at most.
@@ -124,8 +124,8 @@ pub fn variants() -> Vec<ShaderKey> {
         of((32, 8, 128), 8, KvBits::Four),
         of((40, 40, 256), 8, KvBits::Sixteen),
     ];
-    let smollm2 = super::attention_decode::variants_of(|heads| key(heads, 32), true);
-    let operands = super::attention_decode::operand_variants(|heads| key(heads, 32));
+    let smollm2 = super::attention_keys::variants_of(|heads| key(heads, 32), true);
+    let operands = super::attention_keys::operand_variants(|heads| key(heads, 32));
     smollm2.into_iter().chain(wide).chain(others).chain(operands).collect()
 }
 

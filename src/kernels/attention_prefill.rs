@@ -99,9 +99,7 @@ pub fn attention_prefill(rec: &mut Recorder, block: &Block<'_>) -> Result<()> {
         block.out.single()?;
     }
     if !on_units(tuning, block.heads) {
-        for values in block.kv {
-            values.single()?;
-        }
+        block.kv[0].single().and(block.kv[1].single())?;
     }
     record(rec, block, &choose(tuning, block.heads, block.count))
 }
@@ -262,8 +260,7 @@ async fn check_whole(gpu: &Gpu, heads: Heads, prefix: usize, count: usize) -> Re
     let kv = [(); 2].map(|()| noise.values((prefix + count) * heads.kv_width()));
     let upload = |values: &[f32]| gpu.tensor_with(Class::Scratch, "operand", values);
     let (device_q, [k, v]) = (upload(&q), kv.each_ref().map(|v| upload(v)));
-    let tuning = gpu.tuning();
-    let words = halves_len(tuning, heads, prefix + count);
+    let words = halves_len(gpu.tuning(), heads, prefix + count);
     let halves = [(); 2].map(|()| gpu.tensor(Class::Scratch, "halves", words));
     let (out, lse) = (poisoned(gpu, q.len()), poisoned(gpu, count * heads.query));
     let mut rec = Recorder::new(gpu);
@@ -276,9 +273,8 @@ async fn check_whole(gpu: &Gpu, heads: Heads, prefix: usize, count: usize) -> Re
     let got = rec.read(&out, 0, out.len());
     rec.submit();
     let want = twin(&q, &kv[0], &kv[1], &[], heads, scale, prefix);
-    let tolerance = if on_units(tuning, heads) { matrix::TOLERANCE } else { 1e-5 };
-    let label = format!("attention_prefill of {count} after {prefix}, {heads:?}");
-    Ok(Check::compare(label, &got.await?, &want.out, tolerance))
+    let tolerance = if on_units(gpu.tuning(), heads) { matrix::TOLERANCE } else { 1e-5 };
+    Ok(Check::compare(format!("attention_prefill, {heads:?}"), &got.await?, &want.out, tolerance))
 }
 
 pub(super) async fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
@@ -336,16 +332,15 @@ mod tests {
         let values = |halves| Values { binding: tensor.bind(), halves };
         for (family, kv, out) in [(Family::Lanes, false, true), (Family::Groups, true, false)] {
             let gpu = gpu.with_tuning(Tuning { family, matrix_attention: false, ..gpu.tuning() });
-            let (kv, out) = ([values(kv); 2], values(out));
             let block = Block {
                 heads,
                 prefix: 0,
                 count: 1,
                 q: &tensor,
-                kv,
+                kv: [values(kv); 2],
                 bias: None,
                 scale: 1.0,
-                out,
+                out: values(out),
                 lse: &tensor,
             };
             let refused = attention_prefill(&mut Recorder::new(&gpu), &block);

@@ -114,7 +114,7 @@ pub async fn all(gpu: &Gpu) -> Result<Vec<Check>> {
     checks.extend(super::thin::checks(gpu).await?);
     checks.extend(super::sample::checks(gpu).await?);
     checks.extend(super::nll::checks(gpu).await?);
-    checks.extend(super::matmul::checks(gpu).await?);
+    checks.extend(super::matmul_check::checks(gpu).await?);
     checks.extend(super::matvec::checks(gpu).await?);
     checks.extend(super::quantise::checks(gpu).await?);
     checks.extend(super::matvec_dots::checks(gpu).await?);

@@ -4,17 +4,17 @@
 //! One shader serves all shapes: a workgroup has a [`Tile`] of the outputs, and where there are too few tiles to keep a
 //! device busy, the columns are multiplied in slices, which `matmul_join` adds in their order.
 
-use super::activations::Values;
-use super::matmul::{self, Case, Choice, Rows};
+use super::matmul::{Choice, Rows};
+use super::matmul_check::{Case, check_chosen};
+use super::matmul_join;
 use super::matrix::{Epilogue, RowFormat};
 use super::part::Part;
 use super::units::demand;
 use crate::Result;
-use crate::gpu::{Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Gpu, Shader, ShaderKey};
 
 const SHADER: Shader = Shader { stem: STEM, text: include_str!("../../shaders/matmul_matrix.wgsl") };
 pub(super) const STEM: &str = "matmul_matrix";
-const JOIN: Shader = Shader { stem: "matmul_join", text: include_str!("../../shaders/matmul_join.wgsl") };
 
 /// The largest error beside the twin: a half has eleven bits.
 pub(super) const TOLERANCE: f32 = 2e-3;
@@ -37,7 +37,6 @@ const FEW: usize = 64;
 /// With so many workgroups a device is busy without slices, or with smaller tiles. An H200 has 132 multiprocessors.
 const MANY: usize = 400;
 const ENOUGH: usize = 96;
-const MOST_SLICES: usize = 8;
 /// The fewest steps of a slice.
 const FEWEST_STEPS: usize = 4;
 
@@ -90,7 +89,10 @@ impl Tile {
     fn slices(self, rows: usize, cols: usize) -> usize {
         let (workgroups, steps) = (rows.div_ceil(self.rows), cols.div_ceil(self.step));
         let mut slices = 1;
-        while slices < MOST_SLICES && 2 * slices * workgroups <= MANY && 2 * slices * FEWEST_STEPS <= steps {
+        while slices < matmul_join::MOST
+            && 2 * slices * workgroups <= MANY
+            && 2 * slices * FEWEST_STEPS <= steps
+        {
             slices *= 2;
         }
         slices
@@ -140,40 +142,6 @@ pub(super) fn keys(format: RowFormat) -> Vec<ShaderKey> {
     keys.into_iter().flat_map(|key| [false, true].map(|single| key.clone().flag("SINGLE", single))).collect()
 }
 
-/// The variant that adds so many slices.
-pub(super) fn join_key(slices: usize) -> ShaderKey {
-    ShaderKey::new(JOIN).with("SLICES", slices as u32)
-}
-
-/// Every number of slices.
-pub(super) fn join_keys() -> Vec<ShaderKey> {
-    (1..).map(|i| 1 << i).take_while(|&slices| slices <= MOST_SLICES).map(join_key).collect()
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub(super) struct Join {
-    pub rows: u32,
-    pub first: u32,
-    pub stride: u32,
-    pub count: u32,
-}
-
-/// Records the end of a product whose slices `[slices, count, rows]` were multiplied.
-pub(super) fn join(
-    rec: &mut Recorder,
-    key: &ShaderKey,
-    params: Join,
-    outputs: usize,
-    slices: &Tensor<f32>,
-    out: Values<'_>,
-) -> Result<()> {
-    let kernel = rec.gpu().kernel(key)?;
-    let lanes = if out.halves { outputs / 2 } else { outputs };
-    let grid = [lanes.div_ceil(128) as u32, params.count, 1];
-    rec.dispatch(&kernel, &params, &[slices.bind(), out.binding], grid)
-}
-
 /// Compares three small products with the twin, once their shaders are known to compile: by the largest tile, the smallest
 /// in slices, and one between. They have each format, each end, and both kinds of x and outputs.
 pub(super) async fn computes_rightly(gpu: &Gpu) -> Result<()> {
@@ -193,7 +161,7 @@ pub(super) async fn computes_rightly(gpu: &Gpu) -> Result<()> {
     ];
     for (case, tile, slices) in products {
         let choose = |part: &Part| tile.choice(SHADER, part, (case.count, case.cols), slices, case.single);
-        let check = matmul::check_chosen(gpu, case, choose).await?;
+        let check = check_chosen(gpu, case, choose).await?;
         demand(&[check])?;
     }
     Ok(())
@@ -294,7 +262,7 @@ mod tests {
             };
             // Software adapters keep weights in another layout.
             let gpu = gpu().with_tuning(groups());
-            let check = matmul::check_chosen(&gpu, case, choose);
+            let check = check_chosen(&gpu, case, choose);
             assert_passed(pollster::block_on(check).map(|check| vec![check]));
         }
     }

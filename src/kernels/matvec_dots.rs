@@ -23,6 +23,10 @@ pub fn serves(tuning: Tuning, sequences: usize) -> bool {
 /// Units of a row that a lane has under way at most.
 const MOST_FLIGHT: usize = 8;
 
+/// The same of gates and of as many up rows at once, for several input rows: more leave AMD's GPUs hardly a subgroup to change
+/// to, or spill registers.
+const MOST_FLIGHT_GATED: usize = 4;
+
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Params {
@@ -87,14 +91,14 @@ struct Layout {
 }
 
 impl Layout {
-    /// On an H200 four teams are as fast as eight; a group of 32 outputs is best made by a team each, but by half as many if a
+    /// On an H200 four teams are as fast as eight; a group of 32 outputs is best made by a team each, but by eight if a
     /// team reads two rows.
     fn new(subgroup_lanes: usize, most_lanes: usize, epilogue: Epilogue) -> Self {
         let team = subgroup_lanes.min(32);
         let teams = match epilogue {
             Epilogue::Store => 4,
             Epilogue::Add => 32,
-            Epilogue::SwiGlu => 16,
+            Epilogue::SwiGlu => 8,
         };
         Self { team, lanes: (teams * team).min(most_lanes) }
     }
@@ -116,7 +120,8 @@ fn key(
 ) -> ShaderKey {
     let units = if format == RowFormat::F16 { cols / 8 } else { groups(cols) };
     let each = units.div_ceil(layout.team);
-    let flight = each.div_ceil(each.div_ceil(MOST_FLIGHT));
+    let gated = epilogue == Epilogue::SwiGlu && format != RowFormat::F16 && columns > 1;
+    let flight = each.div_ceil(each.div_ceil(if gated { MOST_FLIGHT_GATED } else { MOST_FLIGHT }));
     let key = ShaderKey::new(SHADER)
         .with("UNITS", units as u32)
         .with("GROUPS", groups(cols) as u32)

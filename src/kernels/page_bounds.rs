@@ -1,7 +1,7 @@
 //! What a query needs to know of a page of keys that is not there: the range of every dimension (Quest, Tang et al.,
 //! arXiv 2406.10774).
 
-use super::attention_decode::format_key;
+use super::attention_keys::format_key;
 use super::check::{Check, Noise};
 use super::kv_code::{KvBits, hadamard};
 use super::kv_row::{Format, Heads, KvRows};

@@ -55,6 +55,12 @@ fn key(family: Family, head_dim: usize, format: Format, (k_rotated, v_rotated): 
         .flag("K_ROTATED", k_rotated)
         .flag("CENTRED", k_rotated)
         .flag("V_ROTATED", v_rotated)
+        .flag("APART", apart(family, format))
+}
+
+/// True where keys and values have teams of their own: halves have no steps, which a row's key and value keep in one word.
+fn apart(family: Family, format: Format) -> bool {
+    family == Family::Groups && !format.quantised()
 }
 
 /// Pairs of widths in both families, on heads of 64 that rotate whole.
@@ -89,6 +95,7 @@ pub fn rope_write(
         let key = key(family, heads.dim, *format, (basis.k_rotated, basis.v_rotated));
         let kernel = rec.gpu().kernel(&rope.key(key))?;
         let kv_heads = if makes_kv { heads.kv } else { 0 };
+        let teams = heads.query + if apart(family, *format) { 2 * kv_heads } else { kv_heads };
         let job = |write: &&Write<'_>| {
             let [k_from, v_from, steps_from, book_from] = write.rows.origins();
             Job {
@@ -111,7 +118,7 @@ pub fn rope_write(
         let jobs: Vec<Job> = group.iter().map(job).collect();
         let ([k, v, steps, book], centre) = (group[0].rows.buffers(), basis.centre.whole().0);
         let bindings = [qkv.bind(), rope.frequencies.bind(), q.bind(), k, v, steps, centre, book];
-        rec.dispatch_jobs(&kernel, &jobs, &bindings, [team_groups(family, heads.query + kv_heads), 1])?;
+        rec.dispatch_jobs(&kernel, &jobs, &bindings, [team_groups(family, teams), 1])?;
     }
     Ok(())
 }
