@@ -174,8 +174,10 @@ mod tests {
     use super::super::activations::Activations;
     use super::super::check::Noise;
     use super::super::check::testing::{assert_passed, gpu};
+    use super::super::matmul;
     use super::super::matvec;
     use super::*;
+    use crate::gpu::Recorder;
     use crate::gpu::{Class, Family, Tuning};
 
     /// Fragments as WebGPU's own language can have them: a lane holds eight neighbouring sums, and operands are read
