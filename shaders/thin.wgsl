@@ -35,6 +35,13 @@ fn key_of(i: u32) -> u32 {
     return select(0u, bits, bits <= INFINITY_BITS);
 }
 
+/// The keys of a row and of those behind it.
+fn keys_from(i: u32) -> array<u32, AHEAD> {
+    var keys = array<u32, AHEAD>();
+    for (var k = 0u; k < AHEAD; k++) { keys[k] = key_of(min(i + k, params.block - 1u)); }
+    return keys;
+}
+
 fn weight_of(key: u32) -> u32 {
     return 1u;
 }
@@ -45,30 +52,41 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     table = group.x * 4u * params.capacity;
     aside = group.x * rows;
     let first = table + params.start;
-    for (var i = lane; i < rows; i += 256u) { old[aside + i] = book[first + i]; }
+    for (var i = lane; i < rows; i += AHEAD * 256u) {
+        var slots = array<u32, AHEAD>();
+        for (var k = 0u; k < AHEAD; k++) { slots[k] = book[first + min(i + k * 256u, rows - 1u)]; }
+        for (var k = 0u; k < AHEAD; k++) { if i + k * 256u < rows { old[aside + i + k * 256u] = slots[k]; } }
+    }
     storageBarrier();
     let cut = radix_cut(lane, params.block, params.keep);
 
-    // Each lane moves a run of neighbouring rows, so one scan over the lanes places them all in order.
+    // Each lane moves a run of neighbouring rows, so one scan over the lanes places them all in order; it fetches some before
+    // it looks at the first, so that it waits for memory once.
     let run = (params.block + 255u) / 256u;
     let begin = min(lane * run, params.block);
     let end = min(begin + run, params.block);
     var above = 0u;
     var equal = 0u;
-    for (var i = begin; i < end; i++) {
-        let key = key_of(i);
-        above += u32(key > cut.x);
-        equal += u32(key == cut.x);
+    for (var i = begin; i < end; i += AHEAD) {
+        let keys = keys_from(i);
+        for (var k = 0u; k < AHEAD; k++) {
+            above += u32(i + k < end && keys[k] > cut.x);
+            equal += u32(i + k < end && keys[k] == cut.x);
+        }
     }
     let above_before = scan_across(lane, above).x;
     var ties = scan_across(lane, equal).x;
     var kept = above_before + min(ties, cut.y);
-    for (var i = begin; i < end; i++) {
-        let key = key_of(i);
-        let stays = key > cut.x || (key == cut.x && ties < cut.y);
-        book[first + select(rows - params.block + params.keep + i - kept, kept, stays)] = old[aside + i];
-        kept += u32(stays);
-        ties += u32(key == cut.x);
+    for (var i = begin; i < end; i += AHEAD) {
+        let keys = keys_from(i);
+        var slots = array<u32, AHEAD>();
+        for (var k = 0u; k < AHEAD; k++) { slots[k] = old[aside + min(i + k, params.block - 1u)]; }
+        for (var k = 0u; k < min(AHEAD, end - i); k++) {
+            let stays = keys[k] > cut.x || (keys[k] == cut.x && ties < cut.y);
+            book[first + select(rows - params.block + params.keep + i + k - kept, kept, stays)] = slots[k];
+            kept += u32(stays);
+            ties += u32(keys[k] == cut.x);
+        }
     }
     for (var i = params.block + lane; i < rows; i += 256u) {
         book[first + params.keep + i - params.block] = old[aside + i];

@@ -83,8 +83,9 @@ fn tuning(tuning: Tuning) -> String {
         (false, false) => "",
     };
     format!(
-        "{family}, {}{units}, decode attention in up to {} parts",
+        "{family}, {}{units}, decode products {}, decode attention in up to {} parts",
         subgroups(tuning),
+        planes(tuning),
         tuning.attention_splits
     )
 }
@@ -106,7 +107,15 @@ fn trial_lines(tuned: &Tuned) -> String {
     };
     let parts = |tuning: Tuning| format!("{} parts", tuning.attention_splits);
     lines("matrix products", &tuned.subgroups, &|tuning| subgroups(tuning).to_owned())
+        + &lines("decode products", &tuned.planes, &planes)
         + &lines("decode attention", &tuned.attention_splits, &parts)
+}
+
+fn planes(tuning: Tuning) -> String {
+    match tuning.planes {
+        0 => "in f32".to_owned(),
+        planes => format!("in {} bits", 8 * planes),
+    }
 }
 
 fn subgroups(tuning: Tuning) -> &'static str {
@@ -194,6 +203,7 @@ fn json_report(
             "subgroups": gpu.tuning().subgroups,
             "matrix_units": gpu.tuning().matrix_units,
             "matrix_attention": gpu.tuning().matrix_attention,
+            "planes": gpu.tuning().planes,
             "attention_splits": gpu.tuning().attention_splits,
             "source": format!("{:?}", gpu.tuning_source()).to_lowercase(),
         },

@@ -49,6 +49,11 @@ pub enum TuningSource {
 }
 
 impl Tuning {
+    /// True where products may read activations that were quantised: lanes exchange values by eight for that.
+    pub fn can_quantise(self) -> bool {
+        self.family == Family::Groups && self.subgroup_lanes >= 8
+    }
+
     pub(super) fn for_device(info: &wgpu::AdapterInfo, device: &wgpu::Device) -> Self {
         // Software adapters run barriers as coroutines, which costs far more than the reads they save.
         let subgroups = device.features().contains(wgpu::Features::SUBGROUP);

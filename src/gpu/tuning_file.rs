@@ -16,6 +16,7 @@ struct Measured {
     backend: String,
     driver: String,
     subgroups: bool,
+    planes: u32,
     attention_splits: u32,
 }
 
@@ -26,6 +27,7 @@ impl Measured {
             backend: info.backend.to_string(),
             driver: format!("{} {}", info.driver, info.driver_info),
             subgroups: tuning.subgroups,
+            planes: tuning.planes,
             attention_splits: tuning.attention_splits,
         }
     }
@@ -42,10 +44,12 @@ fn path(info: &wgpu::AdapterInfo, folder: &Path) -> PathBuf {
 pub(super) fn load(info: &wgpu::AdapterInfo, folder: &Path, default: Tuning) -> Option<Tuning> {
     let bytes = folder::read(&path(info, folder), MOST_BYTES)?;
     let found: Measured = serde_json::from_slice(&bytes).ok()?;
-    let (subgroups, attention_splits) = (found.subgroups, found.attention_splits);
-    let tuning = Tuning { subgroups, attention_splits, ..default };
+    let Measured { subgroups, planes, attention_splits, .. } = found;
+    let tuning = Tuning { subgroups, planes, attention_splits, ..default };
     let same = found == Measured::new(info, tuning);
-    let possible = (default.subgroups || !subgroups) && (1..=MOST_SPLITS).contains(&attention_splits);
+    let quantises = planes == 0 || default.can_quantise() && planes <= 2;
+    let splits = (1..=MOST_SPLITS).contains(&attention_splits);
+    let possible = (default.subgroups || !subgroups) && quantises && splits;
     (same && possible).then_some(tuning)
 }
 
@@ -91,6 +95,7 @@ mod tests {
             changed(": 7", ": 0"),
             changed(": 7", ": 4000000000"),
             changed(": 7", ": -1"),
+            changed("\"planes\": ", "\"planes\": 3"),
             changed(&gpu.info().driver_info, "another driver"),
         ] {
             fs::write(&path, &file).expect("written");

@@ -7,7 +7,7 @@ use super::matrix::{Epilogue, Matrix, RowFormat};
 use super::operand::{self, Code, Operand, groups};
 use super::{matvec, rms_norm};
 use crate::Result;
-use crate::gpu::{Class, Family, Gpu, Recorder, Shader, ShaderKey, Tensor, Tuning};
+use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor, Tuning};
 
 const SHADER: Shader = Shader { stem: "matvec_dots", text: include_str!("../../shaders/matvec_dots.wgsl") };
 
@@ -17,7 +17,7 @@ const MOST: usize = 4;
 /// True where steps of so many sequences multiply so. On an H200 matrix units take 16 rows in less time than this takes four.
 pub fn serves(tuning: Tuning, sequences: usize) -> bool {
     let most = if tuning.matrix_units { 2 } else { MOST };
-    tuning.family == Family::Groups && tuning.planes > 0 && sequences <= most
+    tuning.can_quantise() && tuning.planes > 0 && sequences <= most
 }
 
 /// Units of a row that a lane has under way at most.

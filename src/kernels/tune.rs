@@ -11,6 +11,8 @@ use super::kv_sample::shuffled;
 use super::matmul::{Rows, matmul, slices_len};
 use super::matrix::{Epilogue, Matrix, RowFormat};
 use super::matvec::matvec;
+use super::matvec_dots::{To, matvec_dots};
+use super::operand::Operand;
 use super::part::Part;
 use crate::Result;
 use crate::gpu::{Class, Gpu, Recorder, Tensor, Tuning};
@@ -31,6 +33,8 @@ pub struct Tuned {
     pub tuning: Tuning,
     /// Products of matrices with and without subgroups; empty where the device has none.
     pub subgroups: Vec<Trial>,
+    /// Products of one row in f32 and by packed dot products; empty where those cannot be used.
+    pub planes: Vec<Trial>,
     /// Decode attention by the parts that a head's rows are split into.
     pub attention_splits: Vec<Trial>,
 }
@@ -62,6 +66,18 @@ pub async fn tune(gpu: &Gpu) -> Result<Tuned> {
         .await?;
         tuning = fastest(tuning, &subgroups);
     }
+    let mut planes = Vec::new();
+    if tuning.can_quantise() {
+        let tunings = [0, 2].map(|planes| Tuning { planes, ..tuning });
+        let (matrix, x, out) = product(&gpu.with_tuning(tuning))?;
+        let operand = Operand::new(gpu, 1, matrix.cols());
+        planes = race(gpu, &tunings, |rec| match rec.gpu().tuning().planes {
+            0 => matvec(rec, &matrix, &x, None, Epilogue::Store, &out),
+            _ => matvec_dots(rec, &matrix, &operand, 1, None, To::Store(&out)),
+        })
+        .await?;
+        tuning = fastest(tuning, &planes);
+    }
     let tunings = SPLITS.map(|attention_splits| Tuning { attention_splits, ..tuning });
     let heads = Heads { query: 16, kv: 4, dim: 64 };
     let most = SPLITS.into_iter().max().unwrap_or(1) as usize;
@@ -85,7 +101,7 @@ pub async fn tune(gpu: &Gpu) -> Result<Tuned> {
     })
     .await?;
     gpu.check()?;
-    Ok(Tuned { tuning: fastest(tuning, &attention_splits), subgroups, attention_splits })
+    Ok(Tuned { tuning: fastest(tuning, &attention_splits), subgroups, planes, attention_splits })
 }
 
 /// Input rows of the product with many.
@@ -153,7 +169,9 @@ mod tests {
         // What a device was tuned to before does not narrow the choice.
         let gpu = gpu().with_tuning(Tuning { subgroups: false, ..gpu().tuning() });
         let tuned = pollster::block_on(tune(&gpu)).expect("the device runs the kernels");
-        let times = tuned.subgroups.iter().chain(&tuned.attention_splits).map(|trial| trial.best);
+        let trials = tuned.subgroups.iter().chain(&tuned.planes).chain(&tuned.attention_splits);
+        let times = trials.map(|trial| trial.best);
+        assert_eq!(tuned.planes.len(), if gpu.default_tuning().can_quantise() { 2 } else { 0 });
         assert_eq!(tuned.subgroups.len(), if gpu.default_tuning().subgroups { 2 } else { 0 });
         assert_eq!(tuned.attention_splits.len(), SPLITS.len());
         assert!({ times }.all(|time| time > Duration::ZERO && time < Duration::MAX), "{tuned:?}");

@@ -1,5 +1,6 @@
-//! One token of each of some sequences through the layers: seven dispatches a layer for one sequence, six where attention
-//! has no parts to merge, and for many sequences two more, since a product with many rows does not normalise them itself.
+//! One token of each of some sequences through the layers. By packed dot products that is six dispatches a layer, since what
+//! the next product reads is left by what comes before it. Else it is seven for one sequence, six where attention has no
+//! parts to merge, and for many sequences two more, since a product with many rows does not normalise them itself.
 
 use super::scratch::Operands;
 use super::{DecodeScratch, Layer, Model};
