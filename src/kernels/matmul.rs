@@ -76,7 +76,7 @@ impl Choice {
     }
 }
 
-/// Every shader variant of both families, but those of `matvec_groups`, which [`matvec`] lists.
+/// Every shader variant of both families, but those of `matvec_groups`, which `matvec` lists.
 pub fn variants() -> Vec<ShaderKey> {
     let mut all = Vec::new();
     for format in RowFormat::ALL {

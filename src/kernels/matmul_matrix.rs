@@ -1,7 +1,7 @@
 //! [`super::matmul`] for GPUs with cooperative matrices: their units multiply halves and sum in f32. [`super::units`]
 //! lets a device use them only where they compute what the twin does.
 //!
-//! One shader serves all shapes: a workgroup has a [`Tile`] of the outputs, and where there are too few tiles to keep a
+//! One shader serves all shapes: a workgroup has a `Tile` of the outputs, and where there are too few tiles to keep a
 //! device busy, the columns are multiplied in slices, which `matmul_join` adds in their order.
 
 use super::matmul::{Choice, Rows};

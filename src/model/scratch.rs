@@ -114,7 +114,7 @@ impl Lengths {
 
 impl PrefillScratch {
     /// Room for blocks of `rows` rows beside `prefix` earlier ones, for which a layer adds up as many as `tallies` scores
-    /// (see [`super::tally::most`]).
+    /// (see `tally::most`).
     pub fn new(gpu: &Gpu, config: &Config, rows: usize, prefix: usize, tallies: usize) -> Self {
         let n = Lengths::new(config, rows, prefix);
         let f = |label: &str, len: usize| gpu.tensor::<f32>(Class::Scratch, label, len);
