@@ -165,7 +165,7 @@ impl Gpu {
         Self { inner: self.inner.clone(), tuning, tuning_source: TuningSource::Caller }
     }
 
-    /// The same device with choices that were proven on it, by whom else they were made.
+    /// The same device with choices that were proven on it, whoever made the others.
     pub(crate) fn retuned(&self, tuning: Tuning) -> Self {
         Self { tuning, ..self.clone() }
     }

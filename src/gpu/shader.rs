@@ -25,8 +25,8 @@ pub struct Shader {
 
 /// What identifies one variant of a shader: it labels the pipeline, its cache entry and every message.
 ///
-/// A key is made and looked up for every dispatch, so that its defines are one allocation, and its text counts by its
-/// address: to hash it took longer than a small dispatch.
+/// A key is made and looked up for every dispatch, so that its defines are one allocation, and its text, which is
+/// kilobytes, is neither hashed nor, where it is the same one, compared.
 #[derive(Debug, Clone)]
 pub struct ShaderKey {
     stem: &'static str,

@@ -3,7 +3,8 @@
 
 use super::check::{Check, Noise, poisoned};
 use super::grid::lines;
-use super::matrix::{Epilogue, Matrix, RowFormat};
+use super::matmul::MOST_OF_VECTORS;
+use super::matrix::{Epilogue, GROUP, Matrix, RowFormat};
 use super::operand::{self, Code, Operand, groups};
 use super::{matvec, rms_norm};
 use crate::Result;
@@ -14,9 +15,9 @@ const SHADER: Shader = Shader { stem: "matvec_dots", text: include_str!("../../s
 /// Input rows of one workgroup at most.
 const MOST: usize = 4;
 
-/// True where steps of so many sequences multiply so. On an H200 matrix units take 16 rows in less time than this takes four.
+/// True where steps of so many sequences multiply so.
 pub fn serves(tuning: Tuning, sequences: usize) -> bool {
-    let most = if tuning.matrix_units { 2 } else { MOST };
+    let most = if tuning.matrix_units { MOST_OF_VECTORS } else { MOST };
     tuning.can_quantise() && tuning.planes > 0 && sequences <= most
 }
 
@@ -199,11 +200,11 @@ pub fn matvec_dots(
             }
             To::SwiGlu { next, .. } => {
                 bindings.push(next.words.bind());
-                super::matrix::GROUP
+                GROUP
             }
             To::Add { stream, weight, next, .. } => {
                 bindings.extend([next.words.bind(), stream.bind(), weight.bind()]);
-                super::matrix::GROUP
+                GROUP
             }
         };
         let [x, y, _] = lines(epilogue.outputs(part.rows).div_ceil(each));
