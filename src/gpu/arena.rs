@@ -72,12 +72,12 @@ impl<T: Element> Arena<T> {
         Self { gpu: gpu.clone(), class, label, chunks: Vec::new() }
     }
 
-    /// A tensor of `len` values, which are whatever was there before. Where no buffer has room, a new one is made for
-    /// `expect` such tensors, or as many as one binding covers.
+    /// A tensor of `len` values, which are whatever was there before. The newest buffer with room for it has most other
+    /// tensors. Where none has, a new one is made for `expect` such tensors, or as many as one binding covers.
     pub fn tensor(&mut self, len: usize, expect: usize) -> Tensor<T> {
         let room = len.max(1).next_multiple_of(VIEW_ALIGNMENT);
         let cut = |chunk: &Chunk<T>| chunk.free.take(room).map(|lease| chunk.whole.leased(lease, len));
-        if let Some(tensor) = self.chunks.iter().find_map(cut) {
+        if let Some(tensor) = self.chunks.iter().rev().find_map(cut) {
             return tensor;
         }
         let most = self.gpu.max_binding_bytes() as usize / (room * size_of::<T>());

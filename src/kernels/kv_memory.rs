@@ -1,8 +1,12 @@
 //! Where the tensors of KV rows come from: buffers of their own, or ranges of buffers that many sequences share, so
 //! that one dispatch serves them all.
+//!
+//! A dispatch serves rows of one format, so rows of each format have buffers of their own: among tensors of other sizes
+//! those of one format would end up in different buffers.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::kv_row::Format;
 use crate::gpu::{Arena, Class, Gpu, Tensor};
 
 const CENTRE: &str = "centre of the keys";
@@ -32,8 +36,8 @@ impl Part {
 pub trait KvMemory {
     /// The device.
     fn gpu(&self) -> &Gpu;
-    /// A tensor of `len` words.
-    fn words(&self, part: Part, len: usize) -> Tensor<u32>;
+    /// A tensor of `len` words, for rows of this format.
+    fn words(&self, format: Format, part: Part, len: usize) -> Tensor<u32>;
     /// A tensor of `len` values, to store keys relative to.
     fn centre(&self, len: usize) -> Tensor<f32>;
 }
@@ -43,7 +47,7 @@ impl KvMemory for Gpu {
         self
     }
 
-    fn words(&self, part: Part, len: usize) -> Tensor<u32> {
+    fn words(&self, _: Format, part: Part, len: usize) -> Tensor<u32> {
         self.tensor(Class::Kv, part.label(), len)
     }
 
@@ -63,16 +67,16 @@ pub struct KvArena {
 
 #[derive(Debug)]
 struct Arenas {
-    words: [Arena<u32>; 4],
+    /// Of each format that there was so far, in the order of [`Part::ALL`].
+    words: Vec<(Format, [Arena<u32>; 4])>,
     centre: Arena<f32>,
 }
 
 impl KvArena {
     /// An arena whose buffers are made for `expect` sequences like the first one.
     pub fn new(gpu: &Gpu, expect: usize) -> Self {
-        let words = std::array::from_fn(|i| Arena::new(gpu, Class::Kv, Part::ALL[i].label()));
-        let centre = Arena::new(gpu, Class::Kv, CENTRE);
-        Self { gpu: gpu.clone(), arenas: Arc::new(Mutex::new(Arenas { words, centre })), expect }
+        let arenas = Arenas { words: Vec::new(), centre: Arena::new(gpu, Class::Kv, CENTRE) };
+        Self { gpu: gpu.clone(), arenas: Arc::new(Mutex::new(arenas)), expect }
     }
 }
 
@@ -81,9 +85,14 @@ impl KvMemory for KvArena {
         &self.gpu
     }
 
-    fn words(&self, part: Part, len: usize) -> Tensor<u32> {
+    fn words(&self, format: Format, part: Part, len: usize) -> Tensor<u32> {
         let mut arenas = self.arenas.lock().unwrap_or_else(PoisonError::into_inner);
-        arenas.words[part as usize].tensor(len, self.expect)
+        let place = arenas.words.iter().position(|(own, _)| *own == format).unwrap_or_else(|| {
+            let arenas_of = |part: Part| Arena::new(&self.gpu, Class::Kv, part.label());
+            arenas.words.push((format, Part::ALL.map(arenas_of)));
+            arenas.words.len() - 1
+        });
+        arenas.words[place].1[part as usize].tensor(len, self.expect)
     }
 
     fn centre(&self, len: usize) -> Tensor<f32> {

@@ -189,10 +189,10 @@ impl KvRows {
         sets: usize,
     ) -> Self {
         let capacity = capacity.max(1);
-        let tensor = |part, per_row: usize| memory.words(part, capacity * heads.kv * per_row);
+        let tensor = |part, per_row: usize| memory.words(format, part, capacity * heads.kv * per_row);
         let slots = (0..capacity as u32).chain(std::iter::repeat_n(0, 3 * capacity));
         let tables: Vec<u32> = (0..sets).flat_map(|_| slots.clone()).collect();
-        let book = memory.words(Part::Book, tables.len());
+        let book = memory.words(format, Part::Book, tables.len());
         memory.gpu().write(&book, 0, &tables);
         Self {
             format,
