@@ -1,23 +1,28 @@
-// accumulate: adds one decode query's attention to the accumulators of the generated rows that may be thinned.
-// logits [heads, stride] f32, scaled, by table index · lse [heads] f32 · book [4, capacity] u32: slot of the
-// i-th live row, then by slot: position, A, B (f32 bits)
-// grid ((count - first) / 64); one lane per live row.
+// accumulate: adds one decode query's attention to the accumulators of the generated rows that may be thinned, for many
+// sequences.
+// rooms: scores [heads, capacity rounded up to even] f32, scaled, by table index; ends [heads][2]: the maximum of a
+// head's scores, and the sum of exp(score - maximum) · book [4, capacity] u32: slot of the i-th live row, then by slot:
+// position, A, B (f32 bits)
+// grid ((count - first) / 64, 1, sequences); one lane per live row.
 
-struct Params {
-    heads: u32,
-    stride: u32,
+#import jobs
+
+struct Job {
+    @align(16) heads: u32,
     capacity: u32,
     first: u32,
     count: u32,
     prompt: u32,
     block: u32,
     position: u32,
+    logits_from: u32,
+    ends_from: u32,
+    book_from: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> logits: array<f32>;
-@group(0) @binding(2) var<storage, read> lse: array<f32>;
-@group(0) @binding(3) var<storage, read_write> book: array<u32>;
+@group(0) @binding(0) var<uniform> jobs: array<Job, JOBS>;
+@group(0) @binding(1) var<storage, read> rooms: array<f32>;
+@group(0) @binding(2) var<storage, read_write> book: array<u32>;
 
 fn add(at: u32, value: f32) {
     book[at] = bitcast<u32>(bitcast<f32>(book[at]) + value);
@@ -25,20 +30,23 @@ fn add(at: u32, value: f32) {
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-    let i = params.first + id.x;
-    if i >= params.count { return; }
-    let slot = min(book[i], params.capacity - 1u);
-    let after = book[params.capacity + slot] + 1u;
-    if after < params.prompt { return; }
+    let job = jobs[id.z];
+    let i = job.first + id.x;
+    if i >= job.count { return; }
+    let slot = job.book_from + min(book[job.book_from + i], job.capacity - 1u);
+    let after = book[job.capacity + slot] + 1u;
+    if after < job.prompt { return; }
     // The first position whose query counts is the one after the block's last column.
-    let block = (after - params.prompt) / params.block;
-    let start = params.prompt + block * params.block + params.block - 1u;
-    if params.position < start { return; }
+    let block = (after - job.prompt) / job.block;
+    let start = job.prompt + block * job.block + job.block - 1u;
+    if job.position < start { return; }
+    let stride = (job.capacity + 1u) / 2u * 2u;
     var attention = 0.0;
-    for (var head = 0u; head < params.heads; head++) {
-        attention += exp(logits[head * params.stride + i] - lse[head]);
+    for (var head = 0u; head < job.heads; head++) {
+        let end = job.ends_from + 2u * head;
+        attention += exp(rooms[job.logits_from + head * stride + i] - rooms[end]) / rooms[end + 1u];
     }
-    attention /= f32(params.heads);
-    add(2u * params.capacity + slot, attention);
-    add(3u * params.capacity + slot, f32(params.position - start) * attention);
+    attention /= f32(job.heads);
+    add(2u * job.capacity + slot, attention);
+    add(3u * job.capacity + slot, f32(job.position - start) * attention);
 }

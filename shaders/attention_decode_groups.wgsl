@@ -1,6 +1,6 @@
 // attention_decode_groups: one query token of each sequence against its live rows, for real GPUs.
 // q [H][hd] · k_words, v_words, steps: packed rows · book: region 0 of each set is its slots
-// partials [H][parts][hd + 2], see attention_merge · logits [H][capacity] with STORE_LOGITS
+// partials: [H][parts][hd + 2], see attention_merge; scores [H][capacity] with STORE_LOGITS
 // A job says where in each of them its sequence's part begins, in elements. With BIASED, region 3 is added to a row's
 // scaled score.
 // grid (S, H, sequences): one workgroup per (split, head); it takes every S-th tile of LANES rows. Neighbouring lanes read
@@ -16,8 +16,7 @@ const EMPTY: f32 = -3.4e38;
 
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> book: array<u32>;
-@group(0) @binding(6) var<storage, read_write> logits: array<f32>;
-@group(0) @binding(7) var<storage, read_write> partials: array<f32>;
+@group(0) @binding(6) var<storage, read_write> partials: array<f32>;
 
 var<workgroup> at: array<u32, LANES>;
 // Per row and eight, that eight's share of the score; at the end, per part and dimension, the values.
@@ -67,7 +66,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             score += bitcast<f32>(book[table + 3u * job.capacity + slot]);
 #endif
 #ifdef STORE_LOGITS
-            logits[job.logits_from + head * job.capacity + first + lane] = score;
+            partials[job.logits_from + head * logits_stride(job) + first + lane] = score;
 #endif
         }
         scores[lane] = score;

@@ -1,12 +1,12 @@
 // attention_decode_lanes: one query token of each sequence against its live rows, for software adapters.
 // q [H][hd] · k_words, v_words, steps: packed rows · book: region 0 of each set is its slots
-// partials [H][parts][hd + 2], see attention_merge · logits [H][capacity] with STORE_LOGITS
+// partials: [H][parts][hd + 2], see attention_merge; scores [H][capacity] with STORE_LOGITS; ends [H][2]
 // A job says where in each of them its sequence's part begins, in elements. With BIASED, region 3 is added to a row's
 // scaled score.
 // grid (workgroups, H / TILE, sequences): one lane per (stripe, TILE query heads of one KV head), so that a row is unpacked
 // once for all of them. Stripe s of S takes rows s, s + S, ... four at a time, one softmax update for the four.
 // A stripe is a part; with SUBGROUPS the eight stripes of a workgroup are one. With WHOLE that is the head's only one,
-// and what comes out is out [H * hd], transformed back with V_ROTATED, and lse [H].
+// and what comes out is out [H * hd], transformed back with V_ROTATED, and the head's ends.
 
 #import attention_job
 #import kv_block
@@ -22,12 +22,9 @@ const EMPTY: f32 = -3.4e38;
 
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> book: array<u32>;
-@group(0) @binding(6) var<storage, read_write> logits: array<f32>;
+@group(0) @binding(6) var<storage, read_write> partials: array<f32>;
 #ifdef WHOLE
 @group(0) @binding(7) var<storage, read_write> out: array<vec4<f32>>;
-@group(0) @binding(8) var<storage, read_write> lse: array<f32>;
-#else
-@group(0) @binding(7) var<storage, read_write> partials: array<f32>;
 #endif
 
 #ifdef SUBGROUPS
@@ -39,17 +36,18 @@ fn leave(job: Job, part: u32, head: u32, sums: Row, top: f32, total: f32, lane: 
     row = hadamard_of_eight(row, lane);
 #endif
     for (var b = 0u; b < BLOCKS_OF_ROW; b++) { out[job.out_from / 4u + head * QUADS + 8u * b + lane] = row[b] / total; }
-    if lane == 0u { lse[job.lse_from + head] = top + log(total); }
+    let end = job.ends_from + 2u * head;
 #else
     let to = job.out_from + (head * job.parts + part) * (HEAD_DIM + 2u);
     for (var b = 0u; b < BLOCKS_OF_ROW; b++) {
         for (var i = 0u; i < 4u; i++) { partials[to + 32u * b + 4u * lane + i] = row[b][i]; }
     }
-    if lane == 0u {
-        partials[to + HEAD_DIM] = top;
-        partials[to + HEAD_DIM + 1u] = total;
-    }
+    let end = to + HEAD_DIM;
 #endif
+    if lane == 0u {
+        partials[end] = top;
+        partials[end + 1u] = total;
+    }
 }
 #endif
 
@@ -141,9 +139,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, who: Lane) {
         for (var h = 0u; h < TILE; h++) {
             let scaled = select(vec4(EMPTY), (score[h] - q_middle[h]) * steps[0] * job.scale + bias, live);
 #ifdef STORE_LOGITS
-            let to = job.logits_from + (head + h) * job.capacity;
+            let to = job.logits_from + (head + h) * logits_stride(job);
             for (var i = 0u; i < 4u; i++) {
-                if live[i] { logits[to + rows[i]] = scaled[i]; }
+                if live[i] { partials[to + rows[i]] = scaled[i]; }
             }
 #endif
             let top = max(best[h], max(max(scaled.x, scaled.y), max(scaled.z, scaled.w)));

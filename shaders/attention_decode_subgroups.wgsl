@@ -1,6 +1,6 @@
 // attention_decode_subgroups: one query token of each sequence against its live rows, for GPUs with subgroups.
 // q [H][hd] · k_words, v_words, steps: packed rows · book: region 0 of each set is its slots
-// partials [H][parts][hd + 2], see attention_merge · logits [H][capacity] with STORE_LOGITS
+// partials: [H][parts][hd + 2], see attention_merge; scores [H][capacity] with STORE_LOGITS; ends [H][2] with WHOLE
 // With WHOLE, the last workgroup to arrive of those with the same query heads merges the parts:
 // out [H * hd], transformed back with V_ROTATED, or with OPERAND column `out_from` of the next product's operand · arrived [H] counts workgroups and is zero before and after
 // A job says where in each of them its sequence's part begins, in elements. With BIASED, region 3 is added to a row's
@@ -42,17 +42,14 @@ const EMPTY: f32 = -3.4e38;
 
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> book: array<u32>;
-#ifdef WHOLE
 @group(0) @binding(6) var<storage, read_write> partials: array<vec2<f32>>;
+#ifdef WHOLE
 #ifdef OPERAND
 @group(0) @binding(7) var<storage, read_write> to_x: array<u32>;
 #else
 @group(0) @binding(7) var<storage, read_write> out: array<vec2<f32>>;
 #endif
 @group(0) @binding(8) var<storage, read_write> arrived: array<atomic<u32>>;
-#else
-@group(0) @binding(6) var<storage, read_write> logits: array<f32>;
-@group(0) @binding(7) var<storage, read_write> partials: array<vec2<f32>>;
 #endif
 
 // Sums of values, per slot; the first slot ends as those of the workgroup, and with WHOLE as the output.
@@ -206,8 +203,10 @@ fn main(
 #endif
 #ifdef STORE_LOGITS
             let own_head = member % SPAN / ROWS + SPAN / ROWS * #{j}u;
-            if lives && member < SPAN && own_head < heads {
-                logits[job.logits_from + (head + own_head) * job.capacity + row] = score;
+            // Two neighbouring rows' scores at once, by the lane of the first.
+            let pair = vec2(score, subgroupShuffleXor(score, 1u));
+            if lives && member < SPAN && own % 2u == 0u && own_head < heads {
+                partials[(job.logits_from + (head + own_head) * logits_stride(job) + row) / 2u] = pair;
             }
 #endif
             var top = select(EMPTY, score, lives);
@@ -309,6 +308,7 @@ fn main(
 #ifdef WHOLE
     if job.parts == 1u {
         for (var i = lane; i < PAIRS; i += LANES) { joined[i] /= whole[i / HALF].y; }
+        if lane < heads { partials[job.ends_from / 2u + head + lane] = whole[lane]; }
     } else {
         leave_part(job, head, heads, split, lane);
         // The part must be seen by whoever sees that it was counted.
@@ -402,6 +402,7 @@ fn merge_parts(job: Job, head: u32, heads: u32, lane: u32) {
             }
         }
         if turn + lane < PAIRS { joined[pair] = sum / total; }
+        if turn + lane < heads * HALF && pair % HALF == 0u { partials[job.ends_from / 2u + head + own] = vec2(best, total); }
     }
 }
 #endif

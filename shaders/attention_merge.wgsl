@@ -1,17 +1,16 @@
 // attention_merge: joins the parts of decode attention, for many sequences.
 // partials [H][S][hd + 2]: unnormalised sum of values, maximum score, sum of weights; an empty part has
-// maximum -3.4e38 and sum 0 · out [H * hd], transformed back with ROTATED · lse [H]
+// maximum -3.4e38 and sum 0; ends [H][2]: the same two of all parts · out [H * hd], transformed back with ROTATED
 // grid: one team per head, a layer of them for each sequence; its job says where its values begin.
 
 #import jobs
 #import kv_row
 
-struct Job { @align(16) heads: u32, splits: u32, partials_from: u32, out_from: u32, lse_from: u32 }
+struct Job { @align(16) heads: u32, splits: u32, partials_from: u32, out_from: u32, ends_from: u32 }
 
 @group(0) @binding(0) var<uniform> jobs: array<Job, JOBS>;
-@group(0) @binding(1) var<storage, read> partials: array<f32>;
+@group(0) @binding(1) var<storage, read_write> partials: array<f32>;
 @group(0) @binding(2) var<storage, read_write> out: array<f32>;
-@group(0) @binding(3) var<storage, read_write> lse: array<f32>;
 
 @compute @workgroup_size(#{LANES})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -37,5 +36,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     hadamard(member);
 #endif
     for (var i = member; i < HEAD_DIM; i += TEAM) { out[job.out_from + head * HEAD_DIM + i] = row[i] / total; }
-    if member == 0u { lse[job.lse_from + head] = best + log(total); }
+    if member == 0u {
+        partials[job.ends_from + 2u * head] = best;
+        partials[job.ends_from + 2u * head + 1u] = total;
+    }
 }

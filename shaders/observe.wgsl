@@ -1,35 +1,44 @@
-// observe: adds one decode query's attention to the sums of all live rows: A and B fade, then A gains the weighted
-// attention and B the weight.
-// logits [sets * heads, capacity] f32, scaled, by table index · lse [sets * heads] f32
+// observe: adds one decode query's attention to the sums of all live rows, for many sequences: A and B fade, then A gains
+// the weighted attention and B the weight.
+// rooms: scores [sets * heads, capacity rounded up to even] f32, scaled, by table index; ends [sets * heads][2]: the
+// maximum of a head's scores, and the sum of exp(score - maximum)
 // book: its tables, see kv_row.rs
-// grid (count / 64, sets); one lane per live row.
+// grid (count / 64, sets, sequences); one lane per live row.
 
-struct Params {
-    heads: u32,     // query heads that share one table
+#import jobs
+
+struct Job {
+    @align(16) heads: u32,     // query heads that share one table
+    sets: u32,
     capacity: u32,
     count: u32,
     fade: f32,
     weight: f32,
+    logits_from: u32,
+    ends_from: u32,
+    book_from: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> logits: array<f32>;
-@group(0) @binding(2) var<storage, read> lse: array<f32>;
-@group(0) @binding(3) var<storage, read_write> book: array<u32>;
+@group(0) @binding(0) var<uniform> jobs: array<Job, JOBS>;
+@group(0) @binding(1) var<storage, read> rooms: array<f32>;
+@group(0) @binding(2) var<storage, read_write> book: array<u32>;
 
-fn add(at: u32, value: f32) {
-    book[at] = bitcast<u32>(params.fade * bitcast<f32>(book[at]) + value);
+fn add(job: Job, at: u32, value: f32) {
+    book[at] = bitcast<u32>(job.fade * bitcast<f32>(book[at]) + value);
 }
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-    if id.x >= params.count { return; }
-    let table = id.y * 4u * params.capacity;
-    let slot = min(book[table + id.x], params.capacity - 1u);
+    let job = jobs[id.z];
+    if id.x >= job.count || id.y >= job.sets { return; }
+    let table = job.book_from + id.y * 4u * job.capacity;
+    let slot = min(book[table + id.x], job.capacity - 1u);
+    let stride = (job.capacity + 1u) / 2u * 2u;
     var attention = 0.0;
-    for (var head = id.y * params.heads; head < (id.y + 1u) * params.heads; head++) {
-        attention += exp(logits[head * params.capacity + id.x] - lse[head]);
+    for (var head = id.y * job.heads; head < (id.y + 1u) * job.heads; head++) {
+        let end = job.ends_from + 2u * head;
+        attention += exp(rooms[job.logits_from + head * stride + id.x] - rooms[end]) / rooms[end + 1u];
     }
-    add(table + 2u * params.capacity + slot, params.weight * attention / f32(params.heads));
-    add(table + 3u * params.capacity + slot, params.weight);
+    add(job, table + 2u * job.capacity + slot, job.weight * attention / f32(job.heads));
+    add(job, table + 3u * job.capacity + slot, job.weight);
 }

@@ -347,3 +347,28 @@ fn a_lost_device_ends_every_answer_with_an_error() {
         ));
     }
 }
+
+/// Dispatches of a decode step of `count` like sequences, on average over 64 steps, in which rows leave every layer.
+fn dispatches(model: &Arc<Model>, count: usize, kv: &KvOptions) -> f64 {
+    let engine = engine(model, count, 10_000);
+    let requests: Vec<_> = (0..count).map(|i| request(i as u64, 600, 100, kv.clone())).collect();
+    let mut answers = submit(&engine, &requests);
+    let mut step = || answers.iter_mut().for_each(|answer| drop(block_on(answer.next()).expect("a token")));
+    (0..8).for_each(|_| step());
+    let (before, steps) = (model.gpu().counters().dispatches, engine.report().steps);
+    (0..64).for_each(|_| step());
+    let made = model.gpu().counters().dispatches - before;
+    made as f64 / (engine.report().steps - steps) as f64
+}
+
+#[test]
+fn like_sequences_share_their_dispatches() {
+    // Nobody else counts on this device.
+    let gpu = block_on(Gpu::open(&AdapterChoice::Best)).expect("an adapter");
+    let model = load(&gpu, &Tiny::new().file());
+    let pyramid = KvOptions::new(Pyramid::with_budget(Budget::Share(0.5)), Format::F16);
+    for kv in [KvOptions::full(), auto(0.12), pyramid] {
+        let [few, many] = [2, 7].map(|count| dispatches(&model, count, &kv));
+        assert_eq!(few, many, "{}", kv.policy.name());
+    }
+}

@@ -4,10 +4,10 @@
 //! pieces are grouped into submissions.
 
 use super::sequence::{Desk, Sequence, plan_block};
-use crate::gpu::Pending;
+use crate::gpu::{Pending, Recorder};
 use crate::kernels::sample::{Draw, Sampling, sample};
-use crate::kv::TierRows;
 use crate::kv::policy::{BlockPlan, Full, Policy, ThinStep, ThinningState};
+use crate::kv::{Cache, TierRows};
 use crate::model::{Block, DecodeRow, DecodeWindow};
 use crate::plan::block_rows;
 use crate::{Error, Result};
@@ -189,27 +189,39 @@ impl Sequence {
 
     fn decode_piece(&mut self, desk: &mut Desk, course: &mut Course, layer: usize) -> Result<()> {
         let model = self.model.clone();
-        let row = self.before_layer(desk, course, layer)?;
         let d = desk.decode.as_ref().ok_or_else(not_reserved)?;
+        let (group, before) = (layer / model.config().kv_sharing, self.due_before(layer));
+        model.thin_layer(&mut desk.rec, d, &mut self.leaving(before), group)?;
+        let row = self.decode_row(course, layer);
         model.decode_layer(&mut desk.rec, d, &mut [row], layer)?;
-        self.after_layer(desk, course, layer)
+        let after = self.due_after(course, layer);
+        model.thin_layer(&mut desk.rec, d, &mut self.leaving(after), group)?;
+        self.end_layer(&mut desk.rec, course, layer);
+        Ok(())
     }
 
-    /// Records what comes before a layer of a decode step, and says what the layer needs to know.
-    pub(super) fn before_layer(
-        &mut self,
-        desk: &mut Desk,
-        course: &Course,
-        layer: usize,
-    ) -> Result<DecodeRow<'_>> {
+    /// The rows of this sequence, with what is due to leave them.
+    fn leaving(&mut self, due: Option<ThinStep>) -> Vec<(&mut Cache, ThinStep)> {
+        due.map(|due| (&mut self.cache, due)).into_iter().collect()
+    }
+
+    /// The rows that a layer of a decode step reads or writes, and whether it is the first and the last of those that share
+    /// them.
+    fn group_of(&self, layer: usize) -> (usize, bool, bool) {
         let sharing = self.model.config().kv_sharing;
+        (layer / sharing, layer.is_multiple_of(sharing), (layer + 1).is_multiple_of(sharing))
+    }
+
+    /// What leaves a layer's rows before a decode step reads them.
+    pub(super) fn due_before(&self, layer: usize) -> Option<ThinStep> {
+        let (group, first, _) = self.group_of(layer);
+        self.bounds.as_ref().filter(|_| first)?.due(group, self.cached, self.cache.live(group))
+    }
+
+    /// What a layer of a decode step needs to know.
+    pub(super) fn decode_row(&mut self, course: &Course, layer: usize) -> DecodeRow<'_> {
         // Of layers that share rows, the last one's attention counts.
-        let (group, first, counts) =
-            (layer / sharing, layer.is_multiple_of(sharing), (layer + 1).is_multiple_of(sharing));
-        let due = self.bounds.as_ref().filter(|_| first);
-        if let Some(due) = due.and_then(|b| b.due(group, self.cached, self.cache.live(group))) {
-            self.thin(desk, group, due)?;
-        }
+        let (group, _, counts) = self.group_of(layer);
         let window = self.thinning.as_ref().filter(|_| counts).map(|t| DecodeWindow {
             prompt: course.prompt,
             block: t.rule().exceed,
@@ -218,35 +230,29 @@ impl Sequence {
         let observation =
             self.bounds.as_ref().filter(|_| counts).and_then(|b| b.observes(group, self.cached));
         let asks = self.asks(course) && counts;
-        Ok(DecodeRow { cache: &mut self.cache, position: self.cached, window, observation, asks })
+        DecodeRow { cache: &mut self.cache, position: self.cached, window, observation, asks }
     }
 
-    /// Records what comes after a layer of a decode step.
-    pub(super) fn after_layer(&mut self, desk: &mut Desk, course: &mut Course, layer: usize) -> Result<()> {
-        let sharing = self.model.config().kv_sharing;
-        let (group, counts) = (layer / sharing, (layer + 1).is_multiple_of(sharing));
+    /// What leaves a layer's rows once a decode step has read them.
+    pub(super) fn due_after(&mut self, course: &Course, layer: usize) -> Option<ThinStep> {
+        let (group, _, counts) = self.group_of(layer);
         // The first layer's row count decides for all of them, as it stood when the step began.
         let first_rows = course.checkpoint[0].main + 1;
         let rows = self.cache.shared_main(group) + self.cache.main(group).live;
-        let thinning = self.thinning.as_mut().filter(|_| counts);
-        if let Some(due) = thinning.and_then(|t| t.due(group, rows, first_rows)) {
-            self.thin(desk, group, due)?;
-        }
+        self.thinning.as_mut().filter(|_| counts)?.due(group, rows, first_rows)
+    }
+
+    /// Notes that a layer of a decode step is recorded.
+    pub(super) fn end_layer(&mut self, rec: &mut Recorder, course: &mut Course, layer: usize) {
         if layer + 1 < self.model.config().layers {
             course.work = Work::Decode(layer + 1);
-            return Ok(());
+            return;
         }
         if self.asks(course) {
-            self.ask(&mut desk.rec);
+            self.ask(rec);
         }
         self.cached += 1;
         course.work = Work::Head;
-        Ok(())
-    }
-
-    fn thin(&mut self, desk: &mut Desk, group: usize, due: ThinStep) -> Result<()> {
-        let d = desk.decode.as_ref().ok_or_else(not_reserved)?;
-        self.model.thin_layer(&mut desk.rec, d, &mut self.cache, group, due).map(drop)
     }
 
     fn head_piece(

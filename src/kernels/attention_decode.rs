@@ -8,7 +8,7 @@
 
 use super::attention_keys::key;
 use super::attention_merge::{Merge, attention_merge};
-use super::attention_parts::{Attend, Job, Parts, Which, partial_len, split};
+use super::attention_parts::{Attend, Job, Parts, Room, Which, logits_stride, split};
 use super::attention_prefill;
 use super::check::{Check, Noise, poisoned};
 use super::jobs::groups;
@@ -25,16 +25,13 @@ use crate::gpu::{Class, Gpu, Recorder, Tensor};
 /// What attention of some tokens leaves.
 #[derive(Debug, Clone, Copy)]
 pub struct Attended<'a> {
-    /// Room for [`partial_len`] values a token, of as many parts a pool as [`crate::gpu::Tuning::attention_splits`].
-    pub partial: &'a Tensor<f32>,
-    /// `[H][capacity]` a token: the scaled score of every live row of its last pool at its table entry.
-    pub logits: &'a Tensor<f32>,
+    /// A [`super::attention_parts::Room`] for each token, of as many parts a pool as
+    /// [`crate::gpu::Tuning::attention_splits`].
+    pub rooms: &'a Tensor<f32>,
     /// `[H * hd]` a token.
     pub out: &'a Tensor<f32>,
     /// Where it goes instead, if a product reads it in this code: a column for each `[H * hd]` of `out`.
     pub operand: Option<(&'a Operand, Code)>,
-    /// `[H]` a token.
-    pub lse: &'a Tensor<f32>,
     /// `[H]` a token, in their order: workgroups that are done with their rows. Zero at first, and zero again when all are.
     pub arrived: &'a Tensor<u32>,
 }
@@ -68,15 +65,15 @@ pub fn attention_decode(
         let kernel = rec.gpu().kernel(&key(which.key(*heads), heads.dim, *format, flags))?;
         let jobs: Vec<Job> = group.iter().map(|parts| parts.job(which, scale)).collect();
         let [k, v, steps, book] = group[0].rows.buffers();
-        let mut bindings = vec![q.bind(), k, v, steps, book];
+        let mut bindings = vec![q.bind(), k, v, steps, book, to.rooms.bind()];
         bindings.extend(match (flags.whole, which) {
-            (None, _) => vec![to.logits.bind(), to.partial.bind()],
+            (None, _) => vec![],
             (Some(_), Which::Subgroups(_)) => {
                 let operand = to.operand.filter(|_| flags.operand.is_some());
                 let out = operand.map_or(to.out.bind(), |(operand, _)| operand.words.bind());
-                vec![to.partial.bind(), out, to.arrived.bind()]
+                vec![out, to.arrived.bind()]
             }
-            (Some(_), _) => vec![to.logits.bind(), to.out.bind(), to.lse.bind()],
+            (Some(_), _) => vec![to.out.bind()],
         });
         let grid = which.grid(*heads, splits);
         rec.dispatch_jobs(&kernel, &jobs, &bindings, grid)?;
@@ -85,12 +82,11 @@ pub fn attention_decode(
     let merge = |parts: &Parts<'_>| Merge {
         splits: parts.total,
         v_rotated: parts.rows.basis.v_rotated,
-        partials_from: parts.token.partials_from,
+        left: parts.token.left,
         out_from: parts.token.out_from,
-        lse_from: parts.token.lse_from,
     };
     let merges: Vec<Merge> = in_parts.map(merge).collect();
-    attention_merge(rec, to.partial, *heads, &merges, to.out, to.lse)?;
+    attention_merge(rec, to.rooms, *heads, &merges, to.out)?;
     match to.operand {
         Some((operand, code)) if parts.iter().any(|parts| parts.operand.is_none()) => {
             quantise(rec, to.out.bind(), None, tokens.len(), operand, code)
@@ -105,7 +101,7 @@ async fn check(
     format: Format,
     rows: (usize, usize),
     sets: usize,
-    [store_logits, merged, twice, wants_lse]: [bool; 4],
+    [wants_logits, merged, twice]: [bool; 3],
 ) -> Result<Vec<Check>> {
     let mut noise = Noise::new(29);
     // Two sequences of different lengths whose rows lie in the same buffers.
@@ -121,37 +117,27 @@ async fn check(
     if format.k.quantised() {
         stored.chunks_exact_mut(heads.dim).for_each(hadamard);
     }
-    let (part_len, most) = (partial_len(heads, 2 * gpu.tuning().attention_splits as usize), both[1].0);
-    // What lies before and behind a token's parts must stay as it is.
+    let room = Room::new(heads, 2 * gpu.tuning().attention_splits as usize, both[1].0);
+    // What lies before and behind a token's room must stay as it is.
     let gap = heads.dim + 2;
+    let begin = |i: usize| gap + i * (room.len() + gap);
     let device_q = gpu.tensor_with(Class::Scratch, "q", &stored);
-    let partial = poisoned(gpu, 2 * (part_len + gap) + gap);
-    let logits = poisoned(gpu, 2 * heads.query * most);
-    let (out, lse) = (poisoned(gpu, 2 * heads.q_width()), poisoned(gpu, 2 * heads.query));
+    let (rooms, out) = (poisoned(gpu, begin(2)), poisoned(gpu, 2 * heads.q_width()));
     let scale = 0.3;
     // Of two pools the first one has some of the rows of the second.
     let again = |count: usize| if twice { count.div_ceil(2) } else { 0 };
     let tokens = sequences.iter().zip(both).enumerate().map(|(i, ((sample, ..), (_, count)))| Attend {
         pools: vec![(&sample.rows, again(count)), (&sample.rows, count)],
         q_from: i * heads.q_width(),
-        partials_from: i * (part_len + gap) + gap,
-        logits_from: store_logits.then_some(i * heads.query * most),
         // The second token's output has the first one's place.
         out_from: (1 - i) * heads.q_width(),
-        lse_from: (1 - i) * heads.query,
-        wants_lse,
+        left: room.at(begin(i)),
+        wants_logits,
     });
     let mut rec = Recorder::new(gpu);
     let arrived = gpu.tensor_with(Class::Scratch, "arrived", &vec![0; 2 * heads.query]);
     let operand = Operand::new(gpu, 2, heads.q_width());
-    let to = Attended {
-        partial: &partial,
-        logits: &logits,
-        out: &out,
-        operand: None,
-        lse: &lse,
-        arrived: &arrived,
-    };
+    let to = Attended { rooms: &rooms, out: &out, operand: None, arrived: &arrived };
     let tokens = tokens.collect::<Vec<_>>();
     // The second time finds what the first one left.
     attention_decode(&mut rec, &device_q, scale, &tokens, to)?;
@@ -163,13 +149,10 @@ async fn check(
     }
     let got_operand = rec.read(&operand.words, 0, operand.words.len());
     let got_arrived = rec.read(&arrived, 0, arrived.len());
-    let (got_out, got_lse) = (rec.read(&out, 0, out.len()), rec.read(&lse, 0, lse.len()));
-    let (got_logits, got_partial) =
-        (rec.read(&logits, 0, logits.len()), rec.read(&partial, 0, partial.len()));
+    let (got_out, got_rooms) = (rec.read(&out, 0, out.len()), rec.read(&rooms, 0, rooms.len()));
     rec.submit();
 
-    let (got_out, got_lse) = (got_out.await?, got_lse.await?);
-    let (got_logits, got_partial) = (got_logits.await?, got_partial.await?);
+    let (got_out, got_rooms) = (got_out.await?, got_rooms.await?);
     let got_operand = unpack(Code::TwoBytes, heads.q_width(), 2, &got_operand.await?).values;
     let label = format!("attention_decode {format:?}, {heads:?}, counters");
     let mut checks = vec![Check::equal(label, &got_arrived.await?, &vec![0; 2 * heads.query])];
@@ -187,37 +170,39 @@ async fn check(
             want.lse[head] -= scale * dot;
             want.scores[head].iter_mut().for_each(|score| *score -= scale * dot);
         }
-        let mut want_logits = vec![f32::NAN; heads.query * most];
-        if store_logits {
+        let left = room.at(begin(i));
+        let got_lse: Vec<f32> = got_rooms[left.ends_from..][..2 * heads.query]
+            .chunks_exact(2)
+            .map(|ends| ends[0] + ends[1].ln())
+            .collect();
+        let got_logits = &got_rooms[left.logits_from..begin(i + 1) - gap];
+        let mut want_logits = vec![f32::NAN; got_logits.len()];
+        if wants_logits {
+            let stride = logits_stride(capacity);
             for (head, scores) in want.scores.iter().enumerate() {
-                want_logits[head * capacity..][..count].copy_from_slice(&scores[again(count)..]);
+                want_logits[head * stride..][..count].copy_from_slice(&scores[again(count)..]);
+                // What is stored beside the last row is of no row.
+                if count % 2 == 1 {
+                    want_logits[head * stride + count] = got_logits[head * stride + count];
+                }
             }
         }
         let label = format!(
             "attention_decode {count} of {capacity}, {format:?}, {heads:?}, {sets} sets, merged {merged}, twice {twice}, \
-             lse {wants_lse}, sequence {i}"
+             sequence {i}"
         );
         let own = |all: &[f32], width: usize, at: usize| all[at * width..][..width].to_vec();
-        let [ahead, behind] = [i, i + 1].map(|at| &got_partial[at * (part_len + gap)..][..gap]);
-        let around = [ahead, behind].concat();
+        let around = [begin(i), begin(i + 1)].map(|at| &got_rooms[at - gap..at]).concat();
         let out = own(&got_out, heads.q_width(), 1 - i);
-        let lse = own(&got_lse, heads.query, 1 - i);
         checks.extend([
             Check::compare(label.clone() + ", out", &out, &want.out, 1e-4),
-            Check::compare(
-                label.clone() + ", logits",
-                &own(&got_logits, want_logits.len(), i),
-                &want_logits,
-                1e-4,
-            ),
-            Check::compare(label.clone() + ", other parts", &around, &vec![f32::NAN; 2 * gap], 0.0),
+            Check::compare(label.clone() + ", lse", &got_lse, &want.lse, 1e-4),
+            Check::compare(label.clone() + ", logits", got_logits, &want_logits, 1e-4),
+            Check::compare(label.clone() + ", others", &around, &vec![f32::NAN; 2 * gap], 0.0),
         ]);
         if quantises {
             let operand = own(&got_operand, heads.q_width(), 1 - i);
-            checks.push(Check::compare(label.clone() + ", operand", &operand, &want.out, 2e-4));
-        }
-        if store_logits || wants_lse {
-            checks.push(Check::compare(label + ", lse", &lse, &want.lse, 1e-4));
+            checks.push(Check::compare(label + ", operand", &operand, &want.out, 2e-4));
         }
     }
     Ok(checks)
@@ -238,10 +223,10 @@ pub(super) async fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
     let smollm2 = Heads { query: 9, kv: 3, dim: 64 };
     let of = |k, v| Format { k, v };
     let (eight, four, three) = (KvBits::Eight, KvBits::Four, KvBits::Three);
-    let mut out = check(gpu, smollm2, of(eight, four), (300, 211), 1, [true, true, false, false]).await?;
-    out.extend(check(gpu, smollm2, of(four, eight), (40, 5), 3, [false, true, true, false]).await?);
-    out.extend(check(gpu, smollm2, of(three, KvBits::Two), (90, 77), 3, [false; 4]).await?);
-    out.extend(check(gpu, Heads { query: 4, kv: 4, dim: 80 }, Format::F16, (70, 61), 1, [false; 4]).await?);
+    let mut out = check(gpu, smollm2, of(eight, four), (300, 211), 1, [true, true, false]).await?;
+    out.extend(check(gpu, smollm2, of(four, eight), (40, 5), 3, [false, true, true]).await?);
+    out.extend(check(gpu, smollm2, of(three, KvBits::Two), (90, 77), 3, [false; 3]).await?);
+    out.extend(check(gpu, Heads { query: 4, kv: 4, dim: 80 }, Format::F16, (70, 61), 1, [false; 3]).await?);
     Ok(out)
 }
 
@@ -252,7 +237,7 @@ mod tests {
     use crate::gpu::Tuning;
     use proptest::prelude::*;
 
-    fn agrees(heads: Heads, format: Format, rows: (usize, usize), sets: usize, flags: [bool; 4]) {
+    fn agrees(heads: Heads, format: Format, rows: (usize, usize), sets: usize, flags: [bool; 3]) {
         for gpu in families() {
             assert_passed(pollster::block_on(check(&gpu, heads, format, rows, sets, flags)));
         }
@@ -268,7 +253,7 @@ mod tests {
             format in formats(),
             rows in (1usize..500).prop_flat_map(|c| (Just(c), 1..=c)),
             per_head in any::<bool>(),
-            flags in any::<[bool; 4]>(),
+            flags in any::<[bool; 3]>(),
         ) {
             agrees(Heads { query: kv * group, kv, dim }, format, rows, if per_head { kv } else { 1 }, flags);
         }
@@ -277,14 +262,14 @@ mod tests {
     #[test]
     fn wide_odd_and_nearly_empty() {
         let four = Format::both(KvBits::Four);
-        agrees(Heads { query: 2, kv: 1, dim: 256 }, four, (90, 70), 1, [true, false, false, false]);
-        agrees(Heads { query: 3, kv: 3, dim: 80 }, Format::F16, (300, 299), 3, [true; 4]);
-        agrees(Heads { query: 3, kv: 1, dim: 64 }, Format::F16, (1, 1), 1, [true, true, false, false]);
+        agrees(Heads { query: 2, kv: 1, dim: 256 }, four, (90, 70), 1, [true, false, false]);
+        agrees(Heads { query: 3, kv: 3, dim: 80 }, Format::F16, (300, 299), 3, [true; 3]);
+        agrees(Heads { query: 3, kv: 1, dim: 64 }, Format::F16, (1, 1), 1, [true, true, false]);
         // Long enough for two parts whatever the kernel.
-        agrees(Heads { query: 2, kv: 1, dim: 96 }, four, (1100, 1090), 1, [false; 4]);
+        agrees(Heads { query: 2, kv: 1, dim: 96 }, four, (1100, 1090), 1, [false; 3]);
         // More query heads than a workgroup serves at once.
-        agrees(Heads { query: 14, kv: 2, dim: 64 }, four, (300, 290), 2, [false; 4]);
-        agrees(Heads { query: 17, kv: 1, dim: 8 }, Format::F16, (9, 7), 1, [false, false, true, false]);
+        agrees(Heads { query: 14, kv: 2, dim: 64 }, four, (300, 290), 2, [false; 3]);
+        agrees(Heads { query: 17, kv: 1, dim: 8 }, Format::F16, (9, 7), 1, [false, false, true]);
     }
 
     #[test]
@@ -299,7 +284,7 @@ mod tests {
                 eight,
                 (4300, 4290),
                 1,
-                [false, false, true, false],
+                [false, false, true],
             )));
         }
     }

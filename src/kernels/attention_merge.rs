@@ -1,6 +1,6 @@
 //! Joins the parts that [`attention_decode`](super::attention_decode) leaves.
 
-use super::attention_parts::partial_len;
+use super::attention_parts::{Left, Room, partial_len};
 use super::check::{Check, Noise, poisoned};
 use super::jobs::groups;
 use super::kv_code::hadamard;
@@ -22,7 +22,7 @@ struct Job {
     splits: u32,
     partials_from: u32,
     out_from: u32,
-    lse_from: u32,
+    ends_from: u32,
 }
 
 /// The parts of one token.
@@ -32,12 +32,10 @@ pub struct Merge {
     pub splits: usize,
     /// Transforms the output back.
     pub v_rotated: bool,
-    /// Where its values begin in the tensor of parts,
-    pub partials_from: usize,
-    /// in `out`,
+    /// Where they are, and where its ends go.
+    pub left: Left,
+    /// Where its values begin in `out`.
     pub out_from: usize,
-    /// and in `lse`.
-    pub lse_from: usize,
 }
 
 fn key(family: Family, head_dim: usize, rotated: bool) -> ShaderKey {
@@ -50,15 +48,14 @@ pub fn variants() -> Vec<ShaderKey> {
     families.into_iter().flat_map(|f| [key(f, 64, false), key(f, 64, true)]).collect()
 }
 
-/// Records the merge of each token's `partial` (`[H][S][hd + 2]`), of which at least one part of each head is not
-/// empty, into `out` (`[H * hd]`) and `lse` (`[H]`).
+/// Records the merge of each token's parts (`[H][S][hd + 2]`), of which at least one of each head is not empty, into its
+/// output (`[H * hd]` of `out`) and its ends (`[H][2]`). Parts and ends are in `rooms`.
 pub fn attention_merge(
     rec: &mut Recorder,
-    partial: &Tensor<f32>,
+    rooms: &Tensor<f32>,
     heads: Heads,
     merges: &[Merge],
     out: &Tensor<f32>,
-    lse: &Tensor<f32>,
 ) -> Result<()> {
     let family = rec.gpu().tuning().family;
     for group in groups(merges, |a, b| a.v_rotated == b.v_rotated) {
@@ -66,20 +63,20 @@ pub fn attention_merge(
         let job = |merge: &&Merge| Job {
             heads: heads.query as u32,
             splits: merge.splits as u32,
-            partials_from: merge.partials_from as u32,
+            partials_from: merge.left.partials_from as u32,
             out_from: merge.out_from as u32,
-            lse_from: merge.lse_from as u32,
+            ends_from: merge.left.ends_from as u32,
         };
         let jobs: Vec<Job> = group.iter().map(job).collect();
-        let bindings = [partial.bind(), out.bind(), lse.bind()];
+        let bindings = [rooms.bind(), out.bind()];
         rec.dispatch_jobs(&kernel, &jobs, &bindings, [team_groups(family, heads.query), 1])?;
     }
     Ok(())
 }
 
-/// The CPU twin: output and log-sum-exp.
+/// The CPU twin: output and ends.
 pub fn twin(partial: &[f32], heads: Heads, splits: usize, v_rotated: bool) -> (Vec<f32>, Vec<f32>) {
-    let (mut out, mut lse) = (Vec::new(), Vec::new());
+    let (mut out, mut ends) = (Vec::new(), Vec::new());
     for head in partial.chunks_exact(splits * (heads.dim + 2)) {
         let parts = || head.chunks_exact(heads.dim + 2);
         let top = parts().map(|p| f64::from(p[heads.dim])).fold(f64::NEG_INFINITY, f64::max);
@@ -91,15 +88,15 @@ pub fn twin(partial: &[f32], heads: Heads, splits: usize, v_rotated: bool) -> (V
             hadamard(&mut row);
         }
         out.extend(row);
-        lse.push((top + total.ln()) as f32);
+        ends.extend([top as f32, total as f32]);
     }
-    (out, lse)
+    (out, ends)
 }
 
 async fn check(gpu: &Gpu, heads: Heads, splits: usize, v_rotated: bool) -> Result<Vec<Check>> {
     let mut noise = Noise::new(31);
-    let mut partial = noise.values(2 * partial_len(heads, splits));
-    for (i, part) in partial.chunks_exact_mut(heads.dim + 2).enumerate() {
+    let mut parts = noise.values(2 * partial_len(heads, splits));
+    for (i, part) in parts.chunks_exact_mut(heads.dim + 2).enumerate() {
         let empty = i % splits != 0 && noise.below(3) == 0;
         if empty {
             part.fill(0.0);
@@ -107,28 +104,33 @@ async fn check(gpu: &Gpu, heads: Heads, splits: usize, v_rotated: bool) -> Resul
         part[heads.dim] = if empty { EMPTY } else { 9.0 * part[heads.dim] };
         part[heads.dim + 1] = part[heads.dim + 1].abs() + if empty { 0.0 } else { 1.0 };
     }
-    let device_partial = gpu.tensor_with(Class::Scratch, "partial", &partial);
-    let (out, lse) = (poisoned(gpu, 2 * heads.q_width()), poisoned(gpu, 2 * heads.query));
+    let (room, out) = (Room::new(heads, splits, 0), poisoned(gpu, 2 * heads.q_width()));
+    let mut rooms = vec![f32::NAN; 2 * room.len()];
+    let half = partial_len(heads, splits);
+    for (i, parts) in parts.chunks_exact(half).enumerate() {
+        rooms[room.at(i * room.len()).partials_from..][..half].copy_from_slice(parts);
+    }
+    let rooms = gpu.tensor_with(Class::Scratch, "rooms", &rooms);
     let mut rec = Recorder::new(gpu);
-    // The second token's values begin elsewhere and have the first one's place.
-    let merge = |partials_from, from: usize| Merge {
+    // The second token's output has the first one's place.
+    let merge = |i: usize| Merge {
         splits,
         v_rotated,
-        partials_from,
-        out_from: from * heads.q_width(),
-        lse_from: from * heads.query,
+        left: room.at(i * room.len()),
+        out_from: (1 - i) * heads.q_width(),
     };
-    let half = partial_len(heads, splits);
-    attention_merge(&mut rec, &device_partial, heads, &[merge(0, 1), merge(half, 0)], &out, &lse)?;
-    let (got_out, got_lse) = (rec.read(&out, 0, out.len()), rec.read(&lse, 0, lse.len()));
+    attention_merge(&mut rec, &rooms, heads, &[merge(0), merge(1)], &out)?;
+    let (got_out, got) = (rec.read(&out, 0, out.len()), rec.read(&rooms, 0, rooms.len()));
     rec.submit();
-    let mut want = twin(&partial, heads, splits, v_rotated);
+    let mut want = twin(&parts, heads, splits, v_rotated);
     want.0.rotate_left(heads.q_width());
-    want.1.rotate_left(heads.query);
+    let got = got.await?;
+    let got_ends: Vec<f32> =
+        got.chunks_exact(room.len()).flat_map(|room| &room[..2 * heads.query]).copied().collect();
     let label = format!("attention_merge {splits} parts, {heads:?}, rotated {v_rotated}");
     Ok(vec![
         Check::compare(label.clone() + ", out", &got_out.await?, &want.0, 1e-5),
-        Check::compare(label + ", lse", &got_lse.await?, &want.1, 1e-5),
+        Check::compare(label + ", ends", &got_ends, &want.1, 1e-5),
     ])
 }
 

@@ -16,30 +16,78 @@ pub struct Attend<'a> {
     pub pools: Vec<(&'a KvRows, usize)>,
     /// Where the token's query begins,
     pub q_from: usize,
-    /// its parts,
-    pub partials_from: usize,
-    /// its scores of the last pool by table entry, where those are wanted,
-    pub logits_from: Option<usize>,
     /// its output,
     pub out_from: usize,
-    /// and its log-sum-exp.
-    pub lse_from: usize,
-    /// Whether that is wanted where no scores are; else it may come out or not.
-    pub wants_lse: bool,
+    /// and what comes out beside that.
+    pub left: Left,
+    /// Whether the scores of the last pool are wanted.
+    pub wants_logits: bool,
 }
 
 impl<'a> Attend<'a> {
     /// The first token of all tensors, over rows of one pool.
     pub fn alone(rows: &'a KvRows, live: usize) -> Self {
-        let pools = vec![(rows, live)];
-        let logits_from = None;
-        Self { pools, q_from: 0, partials_from: 0, logits_from, out_from: 0, lse_from: 0, wants_lse: false }
+        let left = Room::new(rows.heads, 0, 0).at(0);
+        Self { pools: vec![(rows, live)], q_from: 0, out_from: 0, left, wants_logits: false }
     }
 }
 
-/// Values of the tensor that carries the parts: `[H][parts][hd + 2]`.
-pub fn partial_len(heads: Heads, parts: usize) -> usize {
+/// Values of the parts of all heads: `[H][parts][hd + 2]`.
+pub(super) fn partial_len(heads: Heads, parts: usize) -> usize {
     heads.query * parts * (heads.dim + 2)
+}
+
+/// Scores of a head from one to the next, rounded up so that they can be stored by twos.
+pub(super) fn logits_stride(capacity: usize) -> usize {
+    capacity.next_multiple_of(2)
+}
+
+/// Room for what attention of a token leaves beside its output.
+///
+/// ```text
+/// ends    [H][2]               the maximum of a head's scores, and the sum of their weights, exp(score - maximum)
+/// parts   [H][parts][hd + 2]
+/// scores  [H][capacity]        scaled, by table entry of the last pool, where they are wanted
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    heads: Heads,
+    parts: usize,
+    capacity: usize,
+}
+
+impl Room {
+    /// Room for at most so many parts a head, and scores of a pool of at most so many rows.
+    pub fn new(heads: Heads, parts: usize, capacity: usize) -> Self {
+        Self { heads, parts, capacity }
+    }
+
+    /// Its values.
+    pub fn len(self) -> usize {
+        let Left { ends_from, logits_from, .. } = self.at(0);
+        logits_from - ends_from + self.heads.query * logits_stride(self.capacity)
+    }
+
+    /// Where each of them lies if the room begins at `from`, an even number.
+    pub fn at(self, from: usize) -> Left {
+        let partials_from = from + 2 * self.heads.query;
+        Left {
+            ends_from: from,
+            partials_from,
+            logits_from: partials_from + partial_len(self.heads, self.parts),
+        }
+    }
+}
+
+/// Where a token's values lie in the tensor of rooms.
+#[derive(Debug, Clone, Copy)]
+pub struct Left {
+    /// Its ends,
+    pub ends_from: usize,
+    /// its parts,
+    pub partials_from: usize,
+    /// and its scores.
+    pub logits_from: usize,
 }
 
 /// The kernels of decode attention.
@@ -126,7 +174,7 @@ pub(super) struct Parts<'a> {
     pub total: usize,
     /// True where the output comes out of the dispatches themselves.
     pub whole: bool,
-    logits_from: Option<usize>,
+    stores_logits: bool,
     /// Where the token's counters begin.
     arrived_from: usize,
     /// The code of the operand that takes the token's output, if one does.
@@ -144,15 +192,14 @@ pub(super) fn split<'a>(
         live.div_ceil(part_rows(tuning, rows.heads)).min(most_parts(tuning, rows.heads, tokens))
     };
     let (total, last) = (token.pools.iter().map(splits).sum(), token.pools.len() - 1);
-    let merges = tuning.wide_barriers && token.logits_from.is_none() && !token.wants_lse;
     let whole = |rows: &KvRows| match which {
         Which::Lanes(_) => total == 1 && which.joins(rows.heads),
         Which::Plain => false,
-        Which::Subgroups(_) => merges,
+        Which::Subgroups(_) => tuning.wide_barriers,
     };
     let mut first = 0;
     let part = |(place, pool): (usize, &(&'a KvRows, usize))| {
-        let (logits_from, splits) = (token.logits_from.filter(|_| place == last), splits(pool));
+        let (stores_logits, splits) = (token.wants_logits && place == last, splits(pool));
         let (rows, count, whole) = (pool.0, pool.1, whole(pool.0));
         first += splits;
         let arrived_from = at * rows.heads.query;
@@ -165,7 +212,7 @@ pub(super) fn split<'a>(
             splits,
             total,
             whole,
-            logits_from,
+            stores_logits,
             arrived_from,
             operand,
         }
@@ -176,7 +223,7 @@ pub(super) fn split<'a>(
 impl Parts<'_> {
     pub fn flags(&self) -> Flags {
         Flags {
-            store_logits: self.logits_from.is_some(),
+            store_logits: self.stores_logits,
             merged: self.rows.merged,
             whole: self.whole.then_some(self.rows.basis.v_rotated),
             operand: self.operand,
@@ -186,7 +233,7 @@ impl Parts<'_> {
     pub fn job(&self, which: Which, scale: f32) -> Job {
         let KvRows { heads, format, .. } = self.rows;
         let [k, v, steps_from, book_from] = self.rows.origins();
-        let partials_from = self.token.partials_from + self.first * (heads.dim + 2);
+        let Left { ends_from, partials_from, logits_from } = self.token.left;
         Job {
             count: self.count as u32,
             capacity: self.rows.capacity as u32,
@@ -204,12 +251,12 @@ impl Parts<'_> {
             out_from: match self.operand {
                 Some(_) => self.token.out_from / heads.q_width(),
                 None if self.whole => self.token.out_from,
-                None => partials_from,
+                None => partials_from + self.first * (heads.dim + 2),
             } as u32,
-            lse_from: self.token.lse_from as u32,
-            logits_from: self.logits_from.unwrap_or(0) as u32,
+            ends_from: ends_from as u32,
+            logits_from: logits_from as u32,
             first_part: self.first as u32,
-            partials_from: self.token.partials_from as u32,
+            partials_from: partials_from as u32,
             arrived_from: self.arrived_from as u32,
         }
     }
@@ -243,7 +290,7 @@ pub(super) struct Job {
     steps_from: u32,
     book_from: u32,
     out_from: u32,
-    lse_from: u32,
+    ends_from: u32,
     logits_from: u32,
     first_part: u32,
     partials_from: u32,

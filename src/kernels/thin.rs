@@ -4,8 +4,9 @@
 //! the next to be written, and the host's count of live rows shrinks by a number that it knows beforehand.
 
 use super::check::{Check, Noise};
+use super::jobs::groups;
 use crate::Result;
-use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Arena, Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
 
 const SHADER: Shader = Shader { stem: "thin", text: include_str!("../../shaders/thin.wgsl") };
 
@@ -31,7 +32,8 @@ pub struct Cut {
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
+struct Job {
+    sets: u32,
     capacity: u32,
     start: u32,
     block: u32,
@@ -39,6 +41,23 @@ struct Params {
     count: u32,
     mean: u32,
     slope: f32,
+    book_from: u32,
+    old_from: u32,
+}
+
+/// Rows of one sequence that some leave.
+#[derive(Debug, Clone, Copy)]
+pub struct Thin<'a> {
+    /// Its row book,
+    pub book: &'a Tensor<u32>,
+    /// of so many tables,
+    pub sets: usize,
+    /// in each of which so many rows live.
+    pub count: usize,
+    /// Which of them are up for selection.
+    pub cut: Cut,
+    /// What decides.
+    pub score: Score,
 }
 
 /// Every shader variant of this kernel.
@@ -46,38 +65,45 @@ pub fn variants() -> Vec<ShaderKey> {
     vec![ShaderKey::new(SHADER)]
 }
 
-/// Records that of a cut's rows those with the largest score stay live, in every table, ties going to the lowest
+/// Records that of each cut's rows those with the largest score stay live, in every table, ties going to the lowest
 /// index; NaN and negative scores count as 0.
 ///
-/// `book` is a row book of `sets` tables, in each of which `count` rows are live. Afterwards the first `count`
-/// entries of a table are: the rows before the block, the kept ones, the rows after it, and the dropped slots,
-/// each in their old order. `scratch` holds at least `sets * (count - start)` words.
+/// Afterwards the first `count` entries of a table are: the rows before the block, the kept ones, the rows after it, and
+/// the dropped slots, each in their old order. `scratch` holds at least `sets * (count - cut.start)` words for each.
 ///
 /// # Errors
 /// [`crate::Error::Invalid`] for a cut that is not within the live rows.
-pub fn thin(
-    rec: &mut Recorder,
-    book: &Tensor<u32>,
-    sets: usize,
-    scratch: &Tensor<u32>,
-    cut: Cut,
-    count: usize,
-    score: Score,
-) -> Result<()> {
-    let Cut { start, block, keep } = cut;
-    if keep > block || start + block > count {
-        let message = format!("cannot keep {keep} of {block} rows from row {start} of {count}");
-        return Err(crate::Error::Invalid(message));
-    }
+pub fn thin(rec: &mut Recorder, scratch: &Tensor<u32>, thins: &[Thin<'_>]) -> Result<()> {
     let kernel = rec.gpu().kernel(&ShaderKey::new(SHADER))?;
-    let [capacity, start, block, keep, count] =
-        [book.len() / 4 / sets, start, block, keep, count].map(|n| n as u32);
-    let (mean, slope) = match score {
-        Score::Sloped(slope) => (0, slope),
-        Score::Mean => (1, 0.0),
-    };
-    let params = Params { capacity, start, block, keep, count, mean, slope };
-    rec.dispatch(&kernel, &params, &[scratch.bind(), book.bind()], [sets as u32, 1, 1])
+    for group in groups(thins, |a, b| a.book.beside(b.book)) {
+        let (mut jobs, mut old_from) = (Vec::with_capacity(group.len()), 0);
+        for &&Thin { book, sets, count, cut: Cut { start, block, keep }, score } in &group {
+            if keep > block || start + block > count {
+                let message = format!("cannot keep {keep} of {block} rows from row {start} of {count}");
+                return Err(crate::Error::Invalid(message));
+            }
+            let (mean, slope) = match score {
+                Score::Sloped(slope) => (0, slope),
+                Score::Mean => (1, 0.0),
+            };
+            jobs.push(Job {
+                sets: sets as u32,
+                capacity: (book.len() / 4 / sets) as u32,
+                start: start as u32,
+                block: block as u32,
+                keep: keep as u32,
+                count: count as u32,
+                mean,
+                slope,
+                book_from: book.whole().1 as u32,
+                old_from: old_from as u32,
+            });
+            old_from += sets * (count - start);
+        }
+        let most = jobs.iter().map(|job| job.sets).max().unwrap_or(0);
+        rec.dispatch_jobs(&kernel, &jobs, &[scratch.bind(), group[0].book.whole().0], [most, 1])?;
+    }
+    Ok(())
 }
 
 /// The CPU twin, on the words of a row book.
@@ -119,34 +145,48 @@ async fn check(
     (cut, after, free): (Cut, usize, usize),
     sets: usize,
     score: Score,
-) -> Result<Check> {
+) -> Result<Vec<Check>> {
     let count = cut.start + cut.block + after;
     let capacity = count + free;
-    let mut noise = Noise::new(7);
-    let mut book: Vec<u32> = (0..sets).flat_map(|_| book(capacity, &mut noise)).collect();
-    let device_book = gpu.tensor_with(Class::Scratch, "book", &book);
-    let scratch = gpu.tensor(Class::Scratch, "scratch", sets * capacity);
+    let (mut noise, mut arena) = (Noise::new(7), Arena::new(gpu, Class::Scratch, "book"));
+    // The second sequence has one table, and drops every row that is up.
+    let cuts = [(cut, sets), (Cut { keep: 0, ..cut }, 1)];
+    let mut books =
+        cuts.map(|(_, sets)| (0..sets).flat_map(|_| book(capacity, &mut noise)).collect::<Vec<u32>>());
+    let tensors = [0, 1].map(|i| arena.tensor(books[i].len(), 2));
+    tensors.iter().zip(&books).for_each(|(tensor, book)| gpu.write(tensor, 0, book));
+    let scratch = gpu.tensor(Class::Scratch, "scratch", (sets + 1) * capacity);
     let mut rec = Recorder::new(gpu);
-    thin(&mut rec, &device_book, sets, &scratch, cut, count, score)?;
-    let got = rec.read(&device_book, 0, book.len());
+    let thins = [0, 1].map(|i| {
+        let (cut, sets) = cuts[i];
+        Thin { book: &tensors[i], sets, count, cut, score }
+    });
+    thin(&mut rec, &scratch, &thins)?;
+    let reads: Vec<_> = tensors.iter().map(|tensor| rec.read(tensor, 0, tensor.len())).collect();
     rec.submit();
-    twin(&mut book, sets, cut, count, score);
-    let label = format!("thin {cut:?}, {after} after, {free} free, {sets} sets, {score:?}");
-    Ok(Check::equal(label, &got.await?, &book))
+    let mut checks = Vec::new();
+    for (i, got) in reads.into_iter().enumerate() {
+        let (cut, sets) = cuts[i];
+        twin(&mut books[i], sets, cut, count, score);
+        let label = format!("thin {cut:?}, {after} after, {free} free, {sets} sets, {score:?}");
+        checks.push(Check::equal(label, &got.await?, &books[i]));
+    }
+    Ok(checks)
 }
 
 pub(super) async fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
     let cut = |start, block, keep| Cut { start, block, keep };
-    Ok(vec![
-        check(gpu, (cut(33, 16, 7), 105, 9), 1, Score::Sloped(0.5)).await?,
-        check(gpu, (cut(4, 700, 683), 37, 0), 3, Score::Mean).await?,
-    ])
+    let mut out = check(gpu, (cut(33, 16, 7), 105, 9), 1, Score::Sloped(0.5)).await?;
+    out.extend(check(gpu, (cut(4, 700, 683), 37, 0), 3, Score::Mean).await?);
+    Ok(out)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::accumulate::{Window, accumulate};
+    use super::super::accumulate::{Accumulate, Window, accumulate};
+    use super::super::attention_parts::Room;
     use super::super::check::testing::{assert_passed, gpu};
+    use super::super::kv_row::Heads;
     use super::*;
     use proptest::prelude::*;
 
@@ -164,7 +204,7 @@ mod tests {
         ) {
             let cut = Cut { start, block, keep: block * percent / 100 };
             let (shape, score) = ((cut, after, free.max(1)), if mean { Score::Mean } else { Score::Sloped(0.3) });
-            assert_passed(pollster::block_on(check(&gpu(), shape, sets, score)).map(|c| vec![c]));
+            assert_passed(pollster::block_on(check(&gpu(), shape, sets, score)));
         }
     }
 
@@ -176,7 +216,8 @@ mod tests {
         let mut rec = Recorder::new(&gpu);
         for (start, block, keep) in [(0, 98, 1), (0, 8, 9), (90, 8, 4)] {
             let cut = Cut { start, block, keep };
-            assert!(thin(&mut rec, &book, 1, &scratch, cut, 97, Score::Mean).is_err(), "{cut:?}");
+            let thins = [Thin { book: &book, sets: 1, count: 97, cut, score: Score::Mean }];
+            assert!(thin(&mut rec, &scratch, &thins).is_err(), "{cut:?}");
         }
     }
 
@@ -236,11 +277,17 @@ mod tests {
                     block: self.block as u32,
                     position: position as u32,
                 };
-                let logits = gpu.tensor_with(Class::Scratch, "logits", &logits);
-                let lse = gpu.tensor_with(Class::Scratch, "lse", &lse);
-                let first = self.prompt - 1;
-                accumulate(&mut rec, &logits, live, &lse, HEADS, &book, CAPACITY, first, live, window)
-                    .unwrap();
+                let room = Room::new(Heads { query: HEADS, kv: 1, dim: 8 }, 0, CAPACITY);
+                let (mut left, place) = (vec![0.0; room.len()], room.at(0));
+                for (head, lse) in lse.iter().enumerate() {
+                    left[place.ends_from + 2 * head..][..2].copy_from_slice(&[*lse, 1.0]);
+                    let own = &logits[head * live..][..live];
+                    left[place.logits_from + head * CAPACITY..][..live].copy_from_slice(own);
+                }
+                let rooms = gpu.tensor_with(Class::Scratch, "rooms", &left);
+                let entries = self.prompt - 1..live;
+                let query = Accumulate { book: &book, entries, heads: HEADS, left: place, window };
+                accumulate(&mut rec, &rooms, &[query]).unwrap();
 
                 let end = self.prompt - 1 + (thinned + 1) * self.block;
                 if position == end + self.recent {
@@ -278,7 +325,8 @@ mod tests {
             assert_passed(Ok(vec![Check::compare(format!("block before {end}"), &got, &want, 1e-6)]));
 
             let cut = Cut { start, block: self.block, keep: self.keep };
-            thin(rec, book, 1, scratch, cut, columns.len(), Score::Sloped(slope)).unwrap();
+            let own = Thin { book, sets: 1, count: columns.len(), cut, score: Score::Sloped(slope) };
+            thin(rec, scratch, &[own]).unwrap();
             let mut order: Vec<usize> = (0..self.block).collect();
             order.sort_by(|&a, &b| want[b].total_cmp(&want[a]));
             let mut kept: Vec<usize> = order[..self.keep].iter().map(|&i| columns[start + i]).collect();

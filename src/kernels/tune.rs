@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::attention_decode::{Attended, attention_decode};
-use super::attention_parts::{Attend, part_rows, partial_len};
+use super::attention_parts::{Attend, Room, part_rows};
 use super::check::Noise;
 use super::kv_code::KvBits;
 use super::kv_row::{Format, Heads};
@@ -85,18 +85,11 @@ pub async fn tune(gpu: &Gpu) -> Result<Tuned> {
     let live = ROWS.max(most * part_rows(tuning, heads));
     let rows = shuffled(gpu, &mut Noise::new(1), heads, Format::both(KvBits::Four), live, 1)?.0;
     let f32s = |len: usize| gpu.tensor::<f32>(Class::Scratch, "tuning", len);
-    let (q, partial, out) = (f32s(heads.q_width()), f32s(partial_len(heads, most)), f32s(heads.q_width()));
-    let (lse, logits) = (f32s(heads.query), f32s(0));
+    let (q, out) = (f32s(heads.q_width()), f32s(heads.q_width()));
+    let rooms = f32s(Room::new(heads, most, 0).len());
     let arrived = gpu.tensor(Class::Scratch, "tuning", heads.query);
     let attention_splits = race(gpu, &tunings, |rec| {
-        let to = Attended {
-            partial: &partial,
-            logits: &logits,
-            out: &out,
-            operand: None,
-            lse: &lse,
-            arrived: &arrived,
-        };
+        let to = Attended { rooms: &rooms, out: &out, operand: None, arrived: &arrived };
         attention_decode(rec, &q, 1.0, &[Attend::alone(&rows, live)], to)
     })
     .await?;

@@ -198,7 +198,7 @@ impl Cache {
         layer: usize,
         q: &Tensor<f32>,
         scale: f32,
-        lse: &Tensor<f32>,
+        ends: &Tensor<f32>,
     ) -> Result<()> {
         let Some((host, away)) = self.host.as_ref().zip(self.layers[layer].away.as_ref()) else {
             return Ok(());
@@ -207,7 +207,7 @@ impl Cache {
             return Ok(());
         }
         let pages = away.pages();
-        page_score(rec, q, &away.bounds, pages, away.back.heads, scale, lse, &host.scores)?;
+        page_score(rec, q, &away.bounds, pages, away.back.heads, scale, ends, &host.scores)?;
         let wanted = host.wanted.view(layer * host.stride, host.stride);
         select(rec, &host.scores, 1, pages, 0..host.most, 0, &wanted)
     }
@@ -279,14 +279,15 @@ mod tests {
         let positions: Vec<u32> = (1000..1000 + DROPPED as u32).collect();
         let upload = |values: &[f32]| gpu.tensor_with(Class::Scratch, "operand", values);
         let (device_k, device_v, device_q) = (upload(&k), upload(&v), upload(&q));
-        let (lse, positions) = (upload(&[0.0; 4]), gpu.tensor_with(Class::Scratch, "positions", &positions));
+        let (ends, positions) =
+            (upload(&[0.0, 1.0].repeat(4)), gpu.tensor_with(Class::Scratch, "positions", &positions));
         let staging = cache.staging(0).unwrap();
         let all = Rows::From(0);
         kv_write(&mut rec, &device_k, &device_v, 0, positions.bind(), all, &staging, 0, DROPPED).unwrap();
         cache.offload(&mut rec, 0, &staging, 0, DROPPED).unwrap();
 
         for turn in 1..=2 {
-            cache.want_pages(&mut rec, 0, &device_q, 0.5, &lse).unwrap();
+            cache.want_pages(&mut rec, 0, &device_q, 0.5, &ends).unwrap();
             let wanted = cache.read_wanted(&mut rec).expect("ten pages do not fit");
             rec.submit();
             let wanted = block_on(wanted).unwrap();

@@ -6,7 +6,7 @@ use super::scratch::Operands;
 use super::{DecodeScratch, Layer, Model};
 use crate::Result;
 use crate::gpu::{Recorder, Tensor};
-use crate::kernels::accumulate::{Window, accumulate};
+use crate::kernels::accumulate::{Accumulate, Window, accumulate};
 use crate::kernels::activations::Values;
 use crate::kernels::attention_decode::{Attended, attention_decode};
 use crate::kernels::attention_parts::Attend;
@@ -15,6 +15,7 @@ use crate::kernels::matmul::{Rows, matmul};
 use crate::kernels::matrix::{Epilogue, Matrix, Norm};
 use crate::kernels::matvec::matvec;
 use crate::kernels::matvec_dots::{To, matvec_dots};
+use crate::kernels::observe::{Observe, observe};
 use crate::kernels::operand::Code;
 use crate::kernels::quantise::quantise;
 use crate::kernels::rms_norm::rms_norm;
@@ -82,9 +83,7 @@ impl Model {
         }
         self.write_rows(rec, d, rows, l)?;
         self.attend_rows(rec, d, rows, l)?;
-        for (i, row) in rows.iter().enumerate() {
-            self.observe_row(rec, d, (i, row), group)?;
-        }
+        self.observe_rows(rec, d, rows, group)?;
         if let Some(operands) = &d.operands {
             self.feed_forward_by_dots(rec, d, operands, count, l)?;
         } else {
@@ -178,48 +177,49 @@ impl Model {
             Attend {
                 pools,
                 q_from: i * d.q_stride,
-                partials_from: i * d.partial_stride,
-                logits_from: (row.window.is_some() || row.observation.is_some())
-                    .then_some(i * d.weights_stride),
                 out_from: i * self.config.heads.q_width(),
-                lse_from: i * d.lse_stride,
-                wants_lse: row.asks,
+                left: d.left(i),
+                wants_logits: row.window.is_some() || row.observation.is_some(),
             }
         };
         let tokens: Vec<_> = rows.iter().enumerate().map(token).collect();
-        let DecodeScratch { partial, weights: logits, attended: out, lse, arrived, .. } = d;
+        let DecodeScratch { rooms, attended: out, arrived, .. } = d;
         let code = Code::of(self.gpu.tuning(), self.layers[layer].output.format());
         let operand = d.operands.as_ref().map(|operands| (&operands.attended, code));
-        let to = Attended { partial, logits, out, operand, lse, arrived };
+        let to = Attended { rooms, out, operand, arrived };
         attention_decode(rec, &d.q, self.attention_scale(), &tokens, to)
     }
 
-    /// What a token's attention says of the rows that it read.
-    fn observe_row(
+    /// What the tokens' attention says of the rows that they read.
+    fn observe_rows(
         &self,
         rec: &mut Recorder,
         d: &DecodeScratch,
-        (i, row): (usize, &DecodeRow<'_>),
+        rows: &[DecodeRow<'_>],
         l: usize,
     ) -> Result<()> {
-        let (heads, main) = (self.config.heads, row.cache.main(l));
-        let live = main.live + 1;
-        let lse = d.lse.view(i * d.lse_stride, heads.query);
-        if let Some(observation) = row.observation {
-            self.observe_layer(rec, &d.scores_of(i), &lse, row.cache, (l, live), observation)?;
+        let heads = self.config.heads;
+        let (mut observed, mut accumulated) = (Vec::new(), Vec::new());
+        for (i, row) in rows.iter().enumerate() {
+            let (main, left) = (row.cache.main(l), d.left(i));
+            let count = main.live + 1;
+            if let Some(Observation { fade, weight }) = row.observation {
+                observed.push(Observe { rows: &main.rows, count, left, fade, weight });
+            }
+            if let Some(DecodeWindow { prompt, block, first }) = row.window {
+                let [prompt, block, position] = [prompt, block, row.position].map(|n| n as u32);
+                let (book, window) = (&main.rows.book, Window { prompt, block, position });
+                let entries = first.saturating_sub(row.cache.shared_main(l)).min(count)..count;
+                accumulated.push(Accumulate { book, entries, heads: heads.query, left, window });
+            }
+            if row.asks {
+                let q = d.q.view(i * d.q_stride, heads.q_width());
+                let ends = d.ends(i, heads.query);
+                row.cache.want_pages(rec, l, &q, self.attention_scale(), &ends)?;
+            }
         }
-        if row.asks {
-            let q = d.q.view(i * d.q_stride, heads.q_width());
-            row.cache.want_pages(rec, l, &q, self.attention_scale(), &lse)?;
-        }
-        if let Some(DecodeWindow { prompt, block, first }) = row.window {
-            let window = Window { prompt: prompt as u32, block: block as u32, position: row.position as u32 };
-            let (sums, stride) = (&main.rows.book, main.rows.capacity);
-            let first = first.saturating_sub(row.cache.shared_main(l));
-            let scores = d.scores_of(i);
-            accumulate(rec, &scores, stride, &lse, heads.query, sums, stride, first, live, window)?;
-        }
-        Ok(())
+        observe(rec, &d.rooms, &observed)?;
+        accumulate(rec, &d.rooms, &accumulated)
     }
 
     /// Records the logits of the first `count` hidden rows.

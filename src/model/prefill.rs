@@ -166,7 +166,8 @@ impl Model {
             }
             let room = block.bounds.as_ref().and_then(|b| b.make_room(group, cache.live(group), gains));
             if let Some(step) = room {
-                dropped = self.thin_layer(rec, d, cache, group, step)?;
+                dropped = step.cut.block - step.cut.keep;
+                self.thin_layer(rec, d, &mut [(cache, step)], group)?;
             }
             self.keep(rec, s, cache, block, gains, merged, &tallies, prefix)?;
             self.offload(rec, s, cache, block, prefix)?;

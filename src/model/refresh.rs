@@ -7,13 +7,12 @@ use super::tally::{Tallies, Tally};
 use crate::Result;
 use crate::gpu::{Recorder, Tensor};
 use crate::kernels::kv_write::Rows;
-use crate::kernels::observe::observe;
 use crate::kernels::rope_write::{Write, rope_write};
 use crate::kernels::score::{Measure, Ramp};
 use crate::kernels::seed::seed;
-use crate::kernels::thin::{Cut, thin};
-use crate::kv::policy::{Observation, Rank, SINKS, ThinStep};
-use crate::kv::{Cache, Role, Tier};
+use crate::kernels::thin::{Cut, Thin, thin};
+use crate::kv::policy::{Rank, SINKS, ThinStep};
+use crate::kv::{Cache, Role};
 
 impl Block {
     /// What the running sums of the next layer's rows begin with, if it is ranked by them: what its last queries paid on
@@ -26,33 +25,31 @@ impl Block {
 }
 
 impl Model {
-    /// Records that rows leave a layer's main tier; returns how many.
+    /// Records that rows leave the main tiers of one layer of some sequences.
     pub fn thin_layer(
         &self,
         rec: &mut Recorder,
         d: &DecodeScratch,
-        cache: &mut Cache,
+        due: &mut [(&mut Cache, ThinStep)],
         l: usize,
-        ThinStep { cut, score }: ThinStep,
-    ) -> Result<usize> {
-        let Tier { rows, live, .. } = cache.main(l);
-        let cut = Cut { start: cut.start.saturating_sub(cache.shared_main(l)), ..cut };
-        thin(rec, &rows.book, rows.sets, &d.table, cut, *live, score)?;
-        cache.drop_rows(l, cut.block - cut.keep);
-        Ok(cut.block - cut.keep)
-    }
-
-    /// Records what the query that just attended to a layer's `live` rows, with these scores, adds to their sums.
-    pub(super) fn observe_layer(
-        &self,
-        rec: &mut Recorder,
-        scores: &Tensor<f32>,
-        lse: &Tensor<f32>,
-        cache: &Cache,
-        (l, live): (usize, usize),
-        Observation { fade, weight }: Observation,
     ) -> Result<()> {
-        observe(rec, scores, lse, &cache.main(l).rows, live, fade, weight)
+        let of = |(cache, ThinStep { cut, score }): &(&mut Cache, ThinStep)| {
+            let (main, start) = (cache.main(l), cut.start.saturating_sub(cache.shared_main(l)));
+            (main.rows.clone(), main.live, Cut { start, ..*cut }, *score)
+        };
+        let leaving: Vec<_> = due.iter().map(of).collect();
+        let thins = leaving.iter().map(|(rows, count, cut, score)| Thin {
+            book: &rows.book,
+            sets: rows.sets,
+            count: *count,
+            cut: *cut,
+            score: *score,
+        });
+        thin(rec, &d.tables, &thins.collect::<Vec<_>>())?;
+        for (cache, ThinStep { cut, .. }) in due {
+            cache.drop_rows(l, cut.block - cut.keep);
+        }
+        Ok(())
     }
 
     /// Records the first sums of `count` rows that a block adds to a layer's main tier, where they will be ranked

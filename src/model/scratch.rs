@@ -3,7 +3,7 @@
 use super::Config;
 use crate::gpu::{Class, Gpu, Tensor, VIEW_ALIGNMENT};
 use crate::kernels::activations::Activations;
-use crate::kernels::attention_parts::partial_len;
+use crate::kernels::attention_parts::{Left, Room};
 use crate::kernels::attention_prefill::halves_len;
 use crate::kernels::matmul::{Rows, slices_len};
 use crate::kernels::matvec_dots;
@@ -175,24 +175,21 @@ pub struct DecodeScratch {
     pub(super) operands: Option<Operands>,
     pub(super) qkv: Tensor<f32>,
     pub(super) q: Tensor<f32>,
-    pub(super) partial: Tensor<f32>,
     pub(super) attended: Tensor<f32>,
-    pub(super) lse: Tensor<f32>,
+    /// What attention leaves beside its output.
+    pub(super) rooms: Tensor<f32>,
+    room: Room,
     /// What attention counts in, zero between its dispatches. `[sequences, query heads]`
     pub(super) arrived: Tensor<u32>,
     pub(super) inner: Activations,
     /// What a product needs beside its outputs.
     pub(super) slices: Tensor<f32>,
-    /// Scaled attention scores by head and table index, when a policy thins by them.
-    pub(super) weights: Tensor<f32>,
     /// Row tables under repair, while rows leave them.
-    pub(super) table: Tensor<u32>,
+    pub(super) tables: Tensor<u32>,
     /// Values from one sequence's row to the next, where views are cut.
     pub(super) q_stride: usize,
-    pub(super) partial_stride: usize,
-    pub(super) lse_stride: usize,
-    pub(super) weights_stride: usize,
-    /// Rows that `weights` and `table` have room for.
+    room_stride: usize,
+    /// Rows that `rooms` and `tables` have room for, where they leave.
     pub(super) capacity: usize,
     /// `[sequences, vocab]`
     pub(crate) logits: Tensor<f32>,
@@ -215,18 +212,15 @@ impl DecodeScratch {
             operands,
             qkv: f("qkv", heads.qkv_width()),
             q: f("q", strides.q),
-            partial: f("partial", strides.partial),
             attended: f("attended", heads.q_width()),
-            lse: f("lse", strides.lse),
+            rooms: f("rooms", strides.room),
+            room: room(gpu, config, sequences, capacity),
             arrived: gpu.tensor(Class::Scratch, "arrived", sequences * heads.query),
             inner: read("inner", config.ffn),
             slices: gpu.tensor(Class::Scratch, "slices", slices_len(gpu.tuning(), sequences, rows)),
-            weights: f("attention scores", strides.weights),
             q_stride: strides.q,
-            partial_stride: strides.partial,
-            lse_stride: strides.lse,
-            weights_stride: strides.weights,
-            table: gpu.tensor(Class::Scratch, "row tables", heads.kv * capacity),
+            room_stride: strides.room,
+            tables: gpu.tensor(Class::Scratch, "row tables", sequences * heads.kv * capacity),
             capacity,
             logits: f("logits", config.vocab),
         }
@@ -235,12 +229,12 @@ impl DecodeScratch {
     /// Bytes of such a scratch, and of its largest tensor.
     pub fn bytes(gpu: &Gpu, config: &Config, sequences: usize, capacity: usize) -> (u64, u64) {
         let (heads, strides) = (config.heads, Strides::new(gpu, config, sequences, capacity));
-        let strided = strides.q + strides.partial + strides.lse + strides.weights;
+        let strided = strides.q + strides.room + heads.kv * capacity;
         let dense =
             2 * config.width + heads.qkv_width() + heads.q_width() + heads.query + config.ffn + config.vocab;
-        let largest = strides.partial.max(strides.weights).max(config.ffn).max(config.vocab);
+        let largest = strides.room.max(config.ffn).max(config.vocab);
         let slices = slices_len(gpu.tuning(), sequences, Rows::Batch { most: sequences });
-        let total = sequences * (strided + dense) + heads.kv * capacity + slices;
+        let total = sequences * (strided + dense) + slices;
         let operands =
             if matvec_dots::serves(gpu.tuning(), sequences) { Operands::bytes(config, sequences) } else { 0 };
         (4 * total as u64 + operands, 4 * (sequences * largest) as u64)
@@ -251,9 +245,14 @@ impl DecodeScratch {
         capacity <= self.capacity
     }
 
-    /// The scores of one sequence's token. `[query heads, rows]`
-    pub(super) fn scores_of(&self, sequence: usize) -> Tensor<f32> {
-        self.weights.view(sequence * self.weights_stride, self.weights_stride)
+    /// Where in `rooms` lies what attention leaves of one sequence's token.
+    pub(super) fn left(&self, sequence: usize) -> Left {
+        self.room.at(sequence * self.room_stride)
+    }
+
+    /// The ends of one sequence's token. `[query heads, 2]`
+    pub(super) fn ends(&self, sequence: usize, heads: usize) -> Tensor<f32> {
+        self.rooms.view(self.left(sequence).ends_from, 2 * heads)
     }
 }
 
@@ -286,21 +285,21 @@ impl Operands {
 /// Values of one sequence's row, rounded up to where the next one can begin.
 struct Strides {
     q: usize,
-    partial: usize,
-    lse: usize,
-    weights: usize,
+    room: usize,
+}
+
+/// What attention needs for one token.
+fn room(gpu: &Gpu, config: &Config, sequences: usize, capacity: usize) -> Room {
+    // Only a session alone reads shared tiers and recalled rows.
+    let pools = if sequences > 1 { Role::ALL.len() } else { MOST_TIERS + 1 };
+    Room::new(config.heads, pools * gpu.tuning().attention_splits as usize, capacity)
 }
 
 impl Strides {
     fn new(gpu: &Gpu, config: &Config, sequences: usize, capacity: usize) -> Self {
-        // Only a session alone reads shared tiers and recalled rows.
-        let pools = if sequences > 1 { Role::ALL.len() } else { MOST_TIERS + 1 };
-        let parts = pools * gpu.tuning().attention_splits as usize;
-        let heads = config.heads;
-        let [q, partial, lse, weights] =
-            [heads.q_width(), partial_len(heads, parts), heads.query, heads.query * capacity]
-                .map(|len| len.next_multiple_of(VIEW_ALIGNMENT));
-        Self { q, partial, lse, weights }
+        let widths = [config.heads.q_width(), room(gpu, config, sequences, capacity).len()];
+        let [q, room] = widths.map(|len| len.next_multiple_of(VIEW_ALIGNMENT));
+        Self { q, room }
     }
 }
 

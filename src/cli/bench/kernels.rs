@@ -9,7 +9,7 @@ use std::fmt;
 use benben::gpu::{Class, Recorder, Tensor};
 use benben::kernels::activations::Activations;
 use benben::kernels::attention_decode::{Attended, attention_decode};
-use benben::kernels::attention_parts::{Attend, partial_len};
+use benben::kernels::attention_parts::{Attend, Room};
 use benben::kernels::attention_prefill::{Block, attention_prefill, halves_len, keys_and_values};
 use benben::kernels::check::Noise;
 use benben::kernels::kv_row::{Basis, KvRows};
@@ -188,8 +188,7 @@ impl Bench<'_> {
         let pools = (0..layers).map(pool).collect::<Result<Vec<_>>>()?;
         let splits = self.gpu.tuning().attention_splits as usize;
         let (q, out) = (self.tensor(heads.q_width()), self.tensor(heads.q_width()));
-        let (partial, lse) = (self.tensor(partial_len(heads, splits)), self.tensor(heads.query));
-        let logits = self.tensor(0);
+        let rooms = self.tensor(Room::new(heads, splits, 0).len());
         let arrived = self.gpu.tensor(Class::Scratch, "arrived", heads.query);
         let rows = (layers * count) as u64;
         let bytes = rows * format.bytes_per_token(heads);
@@ -197,14 +196,7 @@ impl Bench<'_> {
         let name = format!("decode attention, {layers} x {count} rows of {} bits", format.k.bits());
         self.time(name, work, |rec| {
             pools.iter().try_for_each(|rows| {
-                let to = Attended {
-                    partial: &partial,
-                    logits: &logits,
-                    out: &out,
-                    operand: None,
-                    lse: &lse,
-                    arrived: &arrived,
-                };
+                let to = Attended { rooms: &rooms, out: &out, operand: None, arrived: &arrived };
                 attention_decode(rec, &q, 1.0, &[Attend::alone(rows, count)], to)
             })
         })

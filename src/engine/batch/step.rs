@@ -113,18 +113,25 @@ fn decode(model: &Model, desk: &mut Desk, rows: &mut [&mut Seat]) -> Result<()> 
         seq.begin_decode(course.as_mut().ok_or_else(not_reserved)?);
     }
     for layer in 0..model.config().layers {
-        let mut layer_rows = Vec::with_capacity(rows.len());
-        for seat in &mut *rows {
-            let Seat { seq, course, .. } = &mut **seat;
-            let course = course.as_ref().ok_or_else(not_reserved)?;
-            layer_rows.push(seq.before_layer(desk, course, layer)?);
+        let group = layer / model.config().kv_sharing;
+        let mut leaving = Vec::new();
+        for Seat { seq, .. } in rows.iter_mut().map(|seat| &mut **seat) {
+            leaving.extend(seq.due_before(layer).map(|due| (&mut seq.cache, due)));
         }
-        let d = desk.decode.as_ref().ok_or_else(not_reserved)?;
+        model.thin_layer(&mut desk.rec, d, &mut leaving, group)?;
+        let mut layer_rows = Vec::with_capacity(rows.len());
+        for Seat { seq, course, .. } in rows.iter_mut().map(|seat| &mut **seat) {
+            layer_rows.push(seq.decode_row(course.as_ref().ok_or_else(not_reserved)?, layer));
+        }
         model.decode_layer(&mut desk.rec, d, &mut layer_rows, layer)?;
-        drop(layer_rows);
-        for seat in &mut *rows {
-            let Seat { seq, course, .. } = &mut **seat;
-            seq.after_layer(desk, course.as_mut().ok_or_else(not_reserved)?, layer)?;
+        let mut leaving = Vec::new();
+        for Seat { seq, course, .. } in rows.iter_mut().map(|seat| &mut **seat) {
+            let due = seq.due_after(course.as_ref().ok_or_else(not_reserved)?, layer);
+            leaving.extend(due.map(|due| (&mut seq.cache, due)));
+        }
+        model.thin_layer(&mut desk.rec, d, &mut leaving, group)?;
+        for Seat { seq, course, .. } in rows.iter_mut().map(|seat| &mut **seat) {
+            seq.end_layer(&mut desk.rec, course.as_mut().ok_or_else(not_reserved)?, layer);
         }
     }
     Ok(())
