@@ -16,8 +16,8 @@ use common::{golden_text, note};
 use pollster::block_on;
 
 /// A prefix of this many tokens is compressed, and the loss of as many after it measured.
-const PREFIX: usize = 1024;
-const CONTINUATION: usize = 256;
+const PREFIX: usize = 512;
+const CONTINUATION: usize = 128;
 
 #[test]
 fn half_of_the_rows_carry_the_loss() {
