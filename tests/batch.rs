@@ -114,6 +114,21 @@ fn both_families_of_kernels_agree() {
 }
 
 #[test]
+fn an_exact_engine_computes_as_a_session_does() {
+    let groups = gpu().with_tuning(Tuning { family: Family::Groups, ..gpu().tuning() });
+    for model in [model(), load(&groups, &Tiny::new().file())] {
+        let options =
+            EngineOptions { max_sequences: 5, step_tokens: 64, exact: true, ..EngineOptions::default() };
+        let engine = Engine::new(&model, &options).expect("an engine");
+        let requests = &mixed()[..9];
+        for (request, together) in requests.iter().zip(all(&engine, requests)) {
+            assert_eq!(together, alone(&model, request), "{request:?}");
+        }
+        assert!(engine.report().most_sequences > 1);
+    }
+}
+
+#[test]
 fn samplers_keep_to_themselves() {
     let hot =
         |seed| Sampling { temperature: 1.1, top_k: 30, repetition_penalty: 1.2, seed, ..Sampling::default() };

@@ -32,6 +32,9 @@ pub struct BatchArgs {
     /// Tokens that one step computes at most, of prompts and answers together
     #[arg(long, value_name = "N", default_value = "256", value_parser = count)]
     step_tokens: usize,
+    /// Computes each sequence by itself, for the tokens of `run` to the last bit; slower
+    #[arg(long)]
+    exact: bool,
     #[command(flatten)]
     form: FormArgs,
     #[command(flatten)]
@@ -113,6 +116,7 @@ impl<'a> Batch<'a> {
             context: args.load.context,
             step_tokens: args.step_tokens,
             memory: args.load.rows_memory(model.gpu()),
+            exact: args.exact,
         };
         let (engine, kv) = (Engine::new(model, &options)?, args.kv.options()?);
         Ok(Self { args, model, kv, engine, prompts, answers: VecDeque::new() })

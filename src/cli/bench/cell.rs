@@ -155,6 +155,7 @@ impl Bench {
             context,
             memory: Some(kv_memory),
             step_tokens: self.step_tokens.unwrap_or(EngineOptions::default().step_tokens),
+            exact: false,
         };
         let engine = Engine::new(&self.model, &options)?;
         let generate = GenerateOptions { max_tokens: cell.new_tokens, ..greedy() };

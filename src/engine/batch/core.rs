@@ -130,8 +130,8 @@ impl Core {
         let stride = (context + 1).next_multiple_of(VIEW_ALIGNMENT);
         Self {
             model: model.clone(),
-            // One sequence is computed as one of many, so that nobody's numbers depend on how many there are.
-            desk: Desk::new(gpu, most.max(2)),
+            // One sequence is computed as one of many, so that its numbers do not depend on how many there are.
+            desk: Desk::new(gpu, if options.exact { 1 } else { most.max(2) }),
             memory: None,
             ids: gpu.tensor(Class::Scratch, "ids", most * stride),
             stride,

@@ -39,11 +39,15 @@ pub struct EngineOptions {
     pub step_tokens: usize,
     /// Bytes that the rows of all running sequences may take; absent, half of what is free where the system says so.
     pub memory: Option<u64>,
+    /// Computes each sequence of a step by itself, with the kernels of a [`crate::Session`], so that its tokens are those of
+    /// a session to the last bit. A step then reads the weights once for each sequence. Otherwise a product with many rows
+    /// may round another way, and the choice between two almost equal logits may differ.
+    pub exact: bool,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { max_sequences: 16, context: None, step_tokens: 256, memory: None }
+        Self { max_sequences: 16, context: None, step_tokens: 256, memory: None, exact: false }
     }
 }
 

@@ -26,35 +26,58 @@ impl Seat {
     }
 }
 
+/// The sequences that get a token in a step.
+#[derive(Debug, Default)]
+struct Drawing {
+    /// Those whose hidden rows wait for the head, in the order of the rows.
+    rows: Vec<u64>,
+    /// Those whose tokens are drawn.
+    drawn: Vec<u64>,
+}
+
+impl Drawing {
+    fn len(&self) -> usize {
+        self.rows.len() + self.drawn.len()
+    }
+}
+
 impl Core {
     /// Records and submits a step.
     ///
     /// # Errors
     /// What concerns all sequences; a prompt that cannot run ends its own answer alone.
     pub fn step(&mut self) -> Result<Flight> {
-        let Self { model, desk, running, .. } = self;
-        let mut rows: Vec<&mut Seat> = running.iter_mut().filter(|seat| seat.decodes()).collect();
-        decode(model, desk, &mut rows)?;
-        let mut drawing: Vec<u64> = rows.iter().map(|seat| seat.id).collect();
-        self.most_sequences = self.most_sequences.max(drawing.len());
-        self.prompts(&mut drawing);
-        let flight = self.draw(drawing)?;
+        let decoding = self.running.iter().filter(|seat| seat.decodes());
+        let ids: Vec<u64> = decoding.map(|seat| seat.id).collect();
+        self.most_sequences = self.most_sequences.max(ids.len());
+        let mut drawing = Drawing::default();
+        let at_once = if self.options.exact { 1 } else { ids.len().max(1) };
+        for ids in ids.chunks(at_once) {
+            let Self { model, desk, running, .. } = self;
+            let mut rows: Vec<_> = running.iter_mut().filter(|seat| ids.contains(&seat.id)).collect();
+            decode(model, desk, &mut rows)?;
+            drawing.rows.extend(ids);
+            self.draw_if_exact(&mut drawing)?;
+        }
+        self.prompts(&mut drawing)?;
+        self.draw(&mut drawing)?;
+        let drawn = self.desk.rec.read(&self.drawn, 0, drawing.drawn.len().max(1));
+        self.desk.rec.submit();
         self.steps += 1;
-        Ok(flight)
+        Ok(Flight { drawn, ids: drawing.drawn })
     }
 
-    /// Records pieces of prompts, in the order in which they came, until the step's tokens are spent. Who is through
-    /// joins `drawing`.
-    fn prompts(&mut self, drawing: &mut Vec<u64>) {
+    /// Records pieces of prompts, in the order in which they came, until the step's tokens are spent. A sequence whose prompt
+    /// is through joins `drawing`.
+    fn prompts(&mut self, drawing: &mut Drawing) -> Result<()> {
         let mut budget = self.options.step_tokens as f64 - drawing.len() as f64;
         let mut spent = false;
         while let Some(place) = self.running.iter().position(Seat::prefills) {
             if spent && budget <= 0.0 {
-                return;
+                break;
             }
             let seat = &mut self.running[place];
-            let row = drawing.len();
-            match piece(&mut self.desk, seat, row) {
+            match piece(&mut self.desk, seat, drawing.rows.len()) {
                 Ok(tokens) => budget -= tokens,
                 Err(error) => {
                     let id = seat.id;
@@ -64,20 +87,28 @@ impl Core {
             }
             spent = true;
             if seat.course.as_ref().is_some_and(|course| course.at_head()) {
-                drawing.push(seat.id);
+                drawing.rows.push(seat.id);
+                self.draw_if_exact(drawing)?;
             }
         }
+        Ok(())
     }
 
-    /// Records the logits and the draws of the first rows, whose sequences are `drawing`, and submits the step.
-    fn draw(&mut self, drawing: Vec<u64>) -> Result<Flight> {
+    /// Draws at once where the activations have room for one sequence.
+    fn draw_if_exact(&mut self, drawing: &mut Drawing) -> Result<()> {
+        if self.options.exact { self.draw(drawing) } else { Ok(()) }
+    }
+
+    /// Records the logits and the draws of the first hidden rows.
+    fn draw(&mut self, drawing: &mut Drawing) -> Result<()> {
+        if drawing.rows.is_empty() {
+            return Ok(());
+        }
         let Self { model, desk, running, drawn, .. } = self;
         let d = desk.decode.as_ref().ok_or_else(not_reserved)?;
-        if !drawing.is_empty() {
-            model.logits(&mut desk.rec, d, drawing.len())?;
-        }
-        let seat_of = |id: u64| running.iter().position(|seat| seat.id == id);
-        let places: Vec<usize> = drawing.iter().filter_map(|&id| seat_of(id)).collect();
+        model.logits(&mut desk.rec, d, drawing.rows.len())?;
+        let seat_of = |id: &u64| running.iter().position(|seat| seat.id == *id);
+        let places: Vec<usize> = drawing.rows.iter().filter_map(seat_of).collect();
         let mut draws = Vec::with_capacity(places.len());
         for (row, &place) in places.iter().enumerate() {
             let Seat { seq, course, request, .. } = &running[place];
@@ -86,17 +117,16 @@ impl Core {
         }
         sample(&mut desk.rec, &d.logits, model.config().vocab, &draws)?;
         for (row, draw) in draws.iter().enumerate() {
-            desk.rec.copy(draw.tokens, draw.at, drawn, row, 1);
+            desk.rec.copy(draw.tokens, draw.at, drawn, drawing.drawn.len() + row, 1);
         }
-        let read = desk.rec.read(drawn, 0, drawing.len().max(1));
-        desk.rec.submit();
         for place in places {
             let Seat { seq, course, .. } = &mut running[place];
             if let Some(course) = course {
                 seq.note_draw(course);
             }
         }
-        Ok(Flight { drawn: read, ids: drawing })
+        drawing.drawn.append(&mut drawing.rows);
+        Ok(())
     }
 }
 
