@@ -22,6 +22,7 @@
 //!
 //! | room | what lives there |
 //! |---|---|
+//! | [`digest`] | hashes that files name things by |
 //! | [`gpu`] | device, buffers, shader assembly, pipelines, recording, read-back |
 //! | [`kernels`] | one file for each WGSL kernel, with its CPU twin |
 //! | [`weights`], [`text`] | model files into GPU rows; tokenizer and chat template |
@@ -37,6 +38,7 @@
 // Browsers have one thread for WebGPU, and its objects stay on it; natively the same `Arc`s are shared.
 #![cfg_attr(target_arch = "wasm32", allow(clippy::arc_with_non_send_sync))]
 
+pub mod digest;
 pub mod engine;
 mod error;
 pub mod gpu;

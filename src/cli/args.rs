@@ -54,6 +54,11 @@ impl Weights {
             Self::Q4 => Some(RowFormat::Q4),
         }
     }
+
+    /// The word that a user types.
+    pub fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
 }
 
 #[derive(Debug, clap::Args)]

@@ -21,7 +21,7 @@ use crate::{Error, Result};
 
 const FORMAT: &str = "benben conversation";
 /// Raised with every change after which an older program would read nonsense.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 
 const PARTS: [&str; 3] = ["k", "v", "steps"];
 
@@ -71,7 +71,7 @@ impl Session {
         let metadata = [
             ("format", FORMAT.to_owned()),
             ("version", VERSION.to_owned()),
-            ("model", format!("{:016x}", self.seq.model.checksum().await?)),
+            ("model", self.seq.model.checksum().await?),
             ("cache", self.seq.kv.key()),
             ("cached", self.seq.cached.to_string()),
             ("drawn", self.seq.drawn.to_string()),
@@ -101,11 +101,7 @@ impl Session {
     ) -> Result<(Self, String)> {
         let mut file = Snapshot::open(file, bytes)?;
         let mut session = Self::new(model, options)?;
-        file.expect(
-            "model",
-            &format!("{:016x}", model.checksum().await?),
-            "another model, or its weights in another format",
-        )?;
+        file.expect("model", &model.checksum().await?, "another model, or its weights in another format")?;
         file.expect("cache", &session.seq.kv.key(), "another policy, budget or row format")?;
         let count = file.shape("tokens").and_then(|shape| shape.first().copied()).unwrap_or(0);
         let tokens = file.words("tokens", &[count])?;

@@ -3,10 +3,10 @@
 //! Drivers trust what they are given, so a file is used only if it is as it was written: by the folder's owner, for
 //! this adapter and driver, and unchanged.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use super::folder;
+use crate::digest::Digest;
 
 /// More than the pipelines of all models together take.
 const MOST_BYTES: u64 = 64 << 20;
@@ -50,21 +50,20 @@ impl Drop for PipelineCache {
     }
 }
 
-fn checksum(owner: &str, data: &[u8]) -> [u8; 8] {
-    let mut hasher = DefaultHasher::new();
-    (owner, data).hash(&mut hasher);
-    hasher.finish().to_le_bytes()
+/// Sixteen digits.
+fn checksum(owner: &str, data: &[u8]) -> String {
+    Digest::of("pipelines/1").text(owner).bytes(data).hex()
 }
 
 fn seal(owner: &str, mut data: Vec<u8>) -> Vec<u8> {
     let sum = checksum(owner, &data);
-    data.extend(sum);
+    data.extend(sum.into_bytes());
     data
 }
 
 fn unseal<'a>(owner: &str, file: &'a [u8]) -> Option<&'a [u8]> {
-    let (data, sum) = file.split_last_chunk()?;
-    (*sum == checksum(owner, data)).then_some(data)
+    let (data, sum) = file.split_last_chunk::<16>()?;
+    (sum == checksum(owner, data).as_bytes()).then_some(data)
 }
 
 #[cfg(test)]

@@ -80,4 +80,82 @@ impl KvOptions {
         let weighted = profile.and_then(|profile| self.policy.weighted(profile.weights()));
         Self { policy: weighted.unwrap_or_else(|| self.policy.clone()), ..self.clone() }
     }
+
+    /// Policy, budget, profile and formats in words that saved files keep: rows of one cache serve another one with the
+    /// same words. `cache/1` becomes `cache/2` if the same words come to mean other rows.
+    pub fn key(&self) -> String {
+        let format = |Format { k, v }: Format| format!("{}+{}", k.bits(), v.bits());
+        let or_none = |text: Option<String>| text.unwrap_or_else(|| "none".to_owned());
+        format!(
+            "cache/1 policy=[{}] rows={} tail={} merge={} offload={}",
+            self.policy.key(),
+            format(self.format),
+            or_none(self.tail.map(format)),
+            self.merge,
+            or_none(self.offload.map(|rows| rows.to_string()))
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::policy::{
+        Budget, Demote, Expected, H2o, Joint, KvOnly, Preset, Pyramid, PyramidKv, SnapKv, Tsp,
+    };
+    use super::*;
+    use crate::kernels::kv_code::KvBits;
+
+    /// Saved conversations and measurements name their cache by these words.
+    #[test]
+    fn keys_stay_what_they_are() {
+        let key = |options: KvOptions| options.key();
+        let four = Format::both(KvBits::Four);
+        let rows = || Budget::Rows(48);
+        for (options, expected) in [
+            (KvOptions::full(), "cache/1 policy=[full/1] rows=16+16 tail=none merge=false offload=none"),
+            (
+                KvOptions::within(0.2, true),
+                "cache/1 policy=[auto/1 share=0.2 saver=true] rows=4+4 tail=3+3 merge=false offload=none",
+            ),
+            (
+                KvOptions { merge: true, ..KvOptions::new(H2o::new(Budget::Share(0.25)), Format::F16) },
+                "cache/1 policy=[h2o/1 budget=share:0.25] rows=16+16 tail=none merge=true offload=none",
+            ),
+            (
+                KvOptions {
+                    tail: Some(Format { k: KvBits::Two, v: KvBits::Three }),
+                    ..KvOptions::new(Demote::new(Arc::new(SnapKv::new(rows()))), four)
+                },
+                "cache/1 policy=[demote/1 [snapkv/1 budget=rows:48 pooling=max:7]] rows=4+4 tail=2+3 merge=false offload=none",
+            ),
+            (
+                KvOptions { offload: Some(64), ..KvOptions::new(KvOnly::per_head(rows()), four) },
+                "cache/1 policy=[kv-only/1 budget=rows:48 per-head=true] rows=4+4 tail=none merge=false offload=64",
+            ),
+            (
+                KvOptions::new(Pyramid::preset(Preset::B7), Format::F16),
+                "cache/1 policy=[pyramid/1 decay=0.9 interval=1 recent-ratio=0.2] rows=16+16 tail=none merge=false \
+                 offload=none",
+            ),
+            (
+                KvOptions::new(Pyramid::with_budget(Budget::PerLayer(vec![9, 7])), Format::F16),
+                "cache/1 policy=[pyramid/1 budget=layers:9,7 select=own recent=64 sinks=4 recent-ratio=0.2] rows=16+16 \
+                 tail=none merge=false offload=none",
+            ),
+        ] {
+            assert_eq!(key(options), expected);
+        }
+        let policies: [Arc<dyn Policy>; 6] = [
+            Arc::new(Joint::new(rows())),
+            Arc::new(Joint::new(rows()).with_expected()),
+            Arc::new(Expected::new(rows())),
+            Arc::new(PyramidKv::new(rows())),
+            Arc::new(Tsp::new(rows())),
+            Arc::new(Tsp::new(Budget::Weighted(Box::new(rows()), vec![1.0, 0.5]))),
+        ];
+        let mut keys: Vec<String> = policies.iter().map(|policy| policy.key()).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), policies.len());
+    }
 }

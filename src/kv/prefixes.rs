@@ -96,11 +96,6 @@ impl Prefixes {
 }
 
 impl KvOptions {
-    /// Policy, budget, profile and formats in words: rows may serve where these are the same.
-    pub fn key(&self) -> String {
-        format!("{self:?}")
-    }
-
     /// True when the rows of a sequence's first tokens are the same whatever follows them.
     pub fn divisible(&self) -> bool {
         !self.policy.one_shot() && self.policy.thinning().is_none()

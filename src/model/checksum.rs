@@ -1,18 +1,20 @@
 //! What tells a model from another one: rows of one mean nothing to the other.
 
-use super::Model;
+use super::{Config, Model};
 use crate::Result;
+use crate::digest::Digest;
 use crate::gpu::{Class, Recorder};
+use crate::kernels::kv_row::Heads;
 use crate::kernels::matrix::Matrix;
 use crate::kernels::part::Part;
 
 impl Model {
     /// A hash of the model's shape and of a sample of every matrix as it is on the device, so that other weights and
-    /// the same ones in another format differ.
+    /// the same ones in another format differ. 16 hexadecimal digits.
     ///
     /// # Errors
     /// [`crate::Error::DeviceLost`].
-    pub async fn checksum(&self) -> Result<u64> {
+    pub async fn checksum(&self) -> Result<String> {
         let layers = self.layers.iter().flat_map(|l| [&l.qkv, &l.output, &l.gate_up, &l.down]);
         let parts: Vec<_> = layers.chain([&self.embedding]).flat_map(Matrix::parts).collect();
         let sample =
@@ -25,12 +27,26 @@ impl Model {
         rec.submit();
         let read = read.await?;
         self.gpu.check()?;
-        let shape = super::Config { name: String::new(), profile: None, ..self.config.clone() };
-        Ok(hash(format!("{shape:?}").bytes().chain(read.into_iter().flat_map(u32::to_le_bytes))))
+        Ok(self.config.shape("model/1").words(&read).hex())
     }
 }
 
-/// FNV-1a, the same on every machine and in every version.
-pub(super) fn hash(bytes: impl Iterator<Item = u8>) -> u64 {
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+impl Config {
+    /// A hash of what rows and activations of the model depend on besides its weights.
+    fn shape(&self, kind: &str) -> Digest {
+        let Self { layers, width, heads: Heads { query, kv, dim }, kv_sharing, ffn, vocab, .. } = *self;
+        Digest::of(kind)
+            .text(&self.architecture)
+            .sizes(&[layers, width, query, kv, dim, kv_sharing, ffn, vocab])
+            .sizes(&[self.rope.dims, usize::from(self.rope.interleaved)])
+            .numbers(&self.rope.frequencies())
+            .numbers(&[self.rope.magnitude(), self.epsilon])
+    }
+
+    /// What tells the model from others of its shape, however its matrices are quantised: a hash of its sizes and of its
+    /// last norm's weights, which files keep in full. 16 hexadecimal digits.
+    pub(super) fn fingerprint_of(&self, last_norm: &[f32]) -> String {
+        let Self { layers, width, heads: Heads { query, kv, dim }, ffn, .. } = *self;
+        Digest::of("fingerprint/1").sizes(&[layers, width, query, kv, dim, ffn]).numbers(last_norm).hex()
+    }
 }

@@ -2,7 +2,6 @@
 
 use serde_json::Value;
 
-use super::checksum::hash;
 use super::rope::{RopeConfig, Scaling};
 use crate::kernels::kv_row::Heads;
 use crate::kv::Profile;
@@ -35,8 +34,7 @@ pub struct Config {
     pub epsilon: f32,
     /// Rotary embedding.
     pub rope: RopeConfig,
-    /// What tells this model from others of its kind, however its matrices are quantised: 16 hexadecimal digits of
-    /// FNV-1a over its sizes and its last norm's weights, which files keep in full.
+    /// What tells this model from others of its kind, however its matrices are quantised: 16 hexadecimal digits.
     pub fingerprint: String,
     /// How the layers share a KV budget, where that was measured.
     pub profile: Option<Profile>,
@@ -82,11 +80,7 @@ impl Config {
             Some(tensor) => file.dequantize(tensor).await?,
             None => Vec::new(),
         };
-        let Heads { query, kv, dim } = self.heads;
-        let sizes =
-            [self.layers, self.width, query, kv, dim, self.ffn].map(|size| (size as u64).to_le_bytes());
-        let bytes = sizes.into_iter().flatten().chain(norm.into_iter().flat_map(f32::to_le_bytes));
-        let fingerprint = format!("{:016x}", hash(bytes));
+        let fingerprint = self.fingerprint_of(&norm);
         let label = format!("the layer profile beside {}", file.label());
         let profile = Profile::find(&fingerprint, self.kv_layers(), &label, file.sidecar(PROFILE))?;
         Ok(Self { fingerprint, profile, ..self })

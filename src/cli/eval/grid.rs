@@ -113,9 +113,9 @@ impl GridArgs {
         }
         let mut seen = Vec::new();
         configs.retain(|config| {
-            let name = format!("{:?}", config.kv);
-            let new = !seen.contains(&name);
-            seen.push(name);
+            let key = config.kv.key();
+            let new = !seen.contains(&key);
+            seen.push(key);
             new
         });
         Ok(configs)

@@ -126,9 +126,9 @@ impl KvEvalArgs {
     /// program.
     fn id(&self, model: &Model) -> Result<String> {
         let program = std::env::current_exe().map(|path| stamp(&path)).unwrap_or_default();
-        let weights = self.load.weights;
+        let weights = self.load.weights.name();
         Ok(format!(
-            "{} {} | {weights:?} | {} | {program}",
+            "{} {} | {weights} | {} | {program}",
             model.config().name,
             stamp(&self.model),
             model.gpu().describe()

@@ -1,7 +1,6 @@
 //! What is to be measured under every configuration: windows of text, needles, and prompts to time.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-
+use benben::digest::Digest;
 use benben::text::Text;
 use benben::{Error, Result};
 use serde::Serialize;
@@ -115,12 +114,14 @@ impl Plan {
     /// The key of a job's cell under a configuration: everything that its numbers follow from.
     pub fn key(&self, job: &Job, config: &Config) -> String {
         let Job { prefix, continuation, counts, name, .. } = job;
-        format!("{name} | {:?} | {} | {:016x}", config.kv, self.id, hash(&(prefix, continuation, counts)))
+        let tokens = Digest::of("job/1").words(prefix).words(continuation).sizes(&[counts.0, counts.1]).hex();
+        format!("{name} | {} | {} | {tokens}", config.kv.key(), self.id)
     }
 
     /// The key of a timed prompt's cell.
     pub fn prompt_key(&self, prompt: &[u32], config: &Config) -> String {
-        format!("speed:{} | {:?} | {} | {:016x}", prompt.len(), config.kv, self.id, hash(&prompt))
+        let tokens = Digest::of("prompt/1").words(prompt).hex();
+        format!("speed:{} | {} | {} | {tokens}", prompt.len(), config.kv.key(), self.id)
     }
 }
 
@@ -154,10 +155,4 @@ fn prompts(texts: &[Source], contexts: &[usize]) -> Result<Vec<Vec<u32>>> {
         })
     };
     contexts.iter().map(prompt).collect()
-}
-
-fn hash(value: &impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::ramp::proportional;
 use super::snap_kv::WINDOW;
-use super::{BlockPlan, Full, Joint, LayerRows, Policy, Rank, SINKS, refuse_nothing};
+use super::{BlockPlan, Full, Joint, LayerRows, Policy, Rank, SINKS, listed, refuse_nothing};
 use crate::kernels::kv_code::KvBits;
 use crate::kv::{Format, KvOptions};
 use crate::{Error, Result};
@@ -56,6 +56,12 @@ impl Auto {
 impl Policy for Auto {
     fn name(&self) -> &'static str {
         "auto"
+    }
+
+    fn key(&self) -> String {
+        let weights =
+            self.weights.as_deref().map_or(String::new(), |weights| format!(" weights={}", listed(weights)));
+        format!("auto/1 share={} saver={}{weights}", self.share, self.saver)
     }
 
     fn plan(&self, rows: usize, layers: usize) -> Result<BlockPlan> {

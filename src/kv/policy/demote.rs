@@ -23,6 +23,10 @@ impl Policy for Demote {
         self.keeps.name()
     }
 
+    fn key(&self) -> String {
+        format!("demote/1 [{}]", self.keeps.key())
+    }
+
     fn plan(&self, rows: usize, layers: usize) -> Result<BlockPlan> {
         let mut plan = self.keeps.plan(rows, layers)?;
         for layer in &mut plan.layers {

@@ -28,6 +28,10 @@ impl Policy for Expected {
         "expected"
     }
 
+    fn key(&self) -> String {
+        format!("expected/1 budget={}", self.budget.key())
+    }
+
     fn plan(&self, rows: usize, layers: usize) -> Result<BlockPlan> {
         refuse_nothing(rows, layers)?;
         let counts = self.budget.spread(rows, layers, WINDOW + SINKS, false)?;

@@ -26,6 +26,10 @@ impl Policy for H2o {
         "h2o"
     }
 
+    fn key(&self) -> String {
+        format!("h2o/1 budget={}", self.budget.key())
+    }
+
     fn plan(&self, rows: usize, layers: usize) -> Result<BlockPlan> {
         refuse_nothing(rows, layers)?;
         let counts = self.budget.spread(rows, layers, 2 * SINKS, false)?;

@@ -52,6 +52,10 @@ impl Policy for Joint {
         if self.expected { "joint-expected" } else { "joint" }
     }
 
+    fn key(&self) -> String {
+        format!("joint/1 budget={} expected={}", self.budget.key(), self.expected)
+    }
+
     fn plan(&self, rows: usize, layers: usize) -> Result<BlockPlan> {
         refuse_nothing(rows, layers)?;
         let counts = self.budget.spread(rows, layers, WINDOW + SINKS, false)?;

@@ -32,6 +32,10 @@ impl Policy for KvOnly {
         "kv-only"
     }
 
+    fn key(&self) -> String {
+        format!("kv-only/1 budget={} per-head={}", self.budget.key(), self.per_head)
+    }
+
     fn plan(&self, rows: usize, layers: usize) -> Result<BlockPlan> {
         refuse_nothing(rows, layers)?;
         let recent = RECENT.min(rows);

@@ -65,6 +65,10 @@ pub trait Policy: std::fmt::Debug + Send + Sync {
     /// Its name on the command line and in reports.
     fn name(&self) -> &'static str;
 
+    /// The policy and its settings in words that saved files keep, such as `h2o/1 budget=rows:256`: two policies with the
+    /// same words keep the same rows. The number after the name is raised when the same settings come to keep others.
+    fn key(&self) -> String;
+
     /// What happens to a block of `rows` prompt tokens that run through `layers` layers together.
     ///
     /// # Errors
@@ -217,6 +221,11 @@ pub enum Scorer {
     Expected,
 }
 
+/// Numbers in a policy's key.
+fn listed<T: ToString>(numbers: &[T]) -> String {
+    numbers.iter().map(T::to_string).collect::<Vec<_>>().join(",")
+}
+
 /// Refuses shapes without rows or layers.
 fn refuse_nothing(rows: usize, layers: usize) -> Result<()> {
     if rows == 0 || layers == 0 {
@@ -232,6 +241,10 @@ pub struct Full;
 impl Policy for Full {
     fn name(&self) -> &'static str {
         "full"
+    }
+
+    fn key(&self) -> String {
+        "full/1".to_owned()
     }
 
     fn plan(&self, rows: usize, layers: usize) -> Result<BlockPlan> {

@@ -111,6 +111,20 @@ impl Policy for Pyramid {
         "pyramid"
     }
 
+    fn key(&self) -> String {
+        let rows = match &self.rows {
+            Rows::Cosine { decay, interval } => format!("decay={decay} interval={interval}"),
+            Rows::Scheduled { budget, select, recent, sinks } => {
+                let select = match select {
+                    Select::Own => "own",
+                    Select::Previous => "previous",
+                };
+                format!("budget={} select={select} recent={recent} sinks={sinks}", budget.key())
+            }
+        };
+        format!("pyramid/1 {rows} recent-ratio={}", self.recent_ratio)
+    }
+
     fn plan(&self, rows: usize, layers: usize) -> Result<BlockPlan> {
         if rows == 0 || layers == 0 {
             return Err(Error::Invalid(format!("a pyramid of {rows} rows over {layers} layers is empty")));

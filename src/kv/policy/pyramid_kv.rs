@@ -40,6 +40,10 @@ impl Policy for PyramidKv {
         "pyramidkv"
     }
 
+    fn key(&self) -> String {
+        format!("pyramidkv/1 budget={}", self.budget.key())
+    }
+
     fn plan(&self, rows: usize, layers: usize) -> Result<BlockPlan> {
         refuse_nothing(rows, layers)?;
         let (window, least) = (WINDOW.min(rows), (WINDOW + SINKS).min(rows));

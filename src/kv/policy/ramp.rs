@@ -1,5 +1,6 @@
 //! Budgets, and how they are spread over the layers.
 
+use super::listed;
 use crate::{Error, Result};
 
 /// How many rows a policy may keep.
@@ -25,6 +26,16 @@ impl Budget {
             Self::PerLayer(_) => self.clone(),
             Self::Weighted(mean, _) => mean.weighted(weights),
             mean => Self::Weighted(Box::new(mean.clone()), weights.to_vec()),
+        }
+    }
+
+    /// The budget in the words of a policy's key.
+    pub(super) fn key(&self) -> String {
+        match self {
+            Self::Share(share) => format!("share:{share}"),
+            Self::Rows(rows) => format!("rows:{rows}"),
+            Self::PerLayer(rows) => format!("layers:{}", listed(rows)),
+            Self::Weighted(mean, weights) => format!("{}*{}", mean.key(), listed(weights)),
         }
     }
 

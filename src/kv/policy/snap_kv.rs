@@ -39,6 +39,14 @@ impl Policy for SnapKv {
         "snapkv"
     }
 
+    fn key(&self) -> String {
+        let pooling = match self.pooling {
+            Pooling::Max(rows) => format!("max:{rows}"),
+            Pooling::Average(rows) => format!("average:{rows}"),
+        };
+        format!("snapkv/1 budget={} pooling={pooling}", self.budget.key())
+    }
+
     fn plan(&self, rows: usize, layers: usize) -> Result<BlockPlan> {
         refuse_nothing(rows, layers)?;
         let counts = self.budget.spread(rows, layers, WINDOW + SINKS, false)?;

@@ -25,6 +25,10 @@ impl Policy for Streaming {
         "streaming"
     }
 
+    fn key(&self) -> String {
+        format!("streaming/1 budget={}", self.budget.key())
+    }
+
     fn plan(&self, rows: usize, layers: usize) -> Result<BlockPlan> {
         refuse_nothing(rows, layers)?;
         let counts = self.budget.spread(rows, layers, SINKS + 1, false)?;

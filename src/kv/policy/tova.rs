@@ -24,6 +24,10 @@ impl Policy for Tova {
         "tova"
     }
 
+    fn key(&self) -> String {
+        format!("tova/1 budget={}", self.budget.key())
+    }
+
     fn plan(&self, rows: usize, layers: usize) -> Result<BlockPlan> {
         refuse_nothing(rows, layers)?;
         let counts = self.budget.spread(rows, layers, SINKS + 1, false)?;

@@ -36,6 +36,10 @@ impl Policy for Tsp {
         "tsp"
     }
 
+    fn key(&self) -> String {
+        format!("tsp/1 budget={}", self.budget.key())
+    }
+
     fn plan(&self, rows: usize, layers: usize) -> Result<BlockPlan> {
         refuse_nothing(rows, layers)?;
         let recent = RECENT.min(rows);
