@@ -38,6 +38,7 @@
 // Browsers have one thread for WebGPU, and its objects stay on it; natively the same `Arc`s are shared.
 #![cfg_attr(target_arch = "wasm32", allow(clippy::arc_with_non_send_sync))]
 
+mod advice;
 pub mod digest;
 pub mod engine;
 mod error;
@@ -52,6 +53,7 @@ mod trusted;
 mod web;
 pub mod weights;
 
+pub use advice::Advice;
 pub use engine::{
     Answer, Comparison, Divergence, Engine, EngineOptions, EngineReport, GenerateOptions, Generation,
     KvReport, LoadOptions, Reference, Request, Sampling, Session, SessionOptions, Step, Timing,

@@ -6,7 +6,7 @@ use crate::kv::policy::Rank;
 use crate::kv::{KvOptions, Tiers};
 use crate::model::{Config, MOST_CONTEXT, PrefillScratch, most_tallies, stacks};
 use crate::weights::ModelFile;
-use crate::{Error, Result};
+use crate::{Advice, Error, Result};
 
 /// Rows that a block of a policy without one-shot prompts has at most.
 pub(crate) const BLOCK_ROWS: usize = 512;
@@ -125,15 +125,15 @@ impl Plan {
     /// Compares the plan with what there is.
     ///
     /// # Errors
-    /// [`Error::DoesNotFit`] with the numbers and the flag that would help most.
+    /// [`Error::DoesNotFit`] with the numbers and what would help most.
     pub fn check(&self, limits: &Limits) -> Result<()> {
-        let too_large = |what: &str, need: u64, limit_name: &str, limit: u64, advice: String| {
+        let too_large = |what: &str, need: u64, limit_name: &str, limit: u64, advice: Vec<Advice>| {
             let (what, limit_name) = (what.to_owned(), limit_name.to_owned());
             Err(Error::DoesNotFit { what, need, limit_name, limit, advice })
         };
         let shorter = |need: u64, limit: u64| {
             let context = (self.context as u128 * u128::from(limit) / u128::from(need.max(1))).max(2);
-            format!("try --context {context} or --kv-bits 4")
+            vec![Advice::Context(context as usize), Advice::KvBits(4)]
         };
         let [kv, scratch] = self.largest;
         for (what, need) in [("the KV cache of one layer", kv), ("one buffer of activations", scratch)] {
@@ -147,8 +147,8 @@ impl Plan {
             return Ok(());
         }
         let rest = memory.saturating_sub(self.weights);
-        let advice =
-            if rest > 0 { shorter(self.kv + self.scratch, rest) } else { "try --weights q4".to_owned() };
+        let lighter = || vec![Advice::Weights(RowFormat::Q4)];
+        let advice = if rest > 0 { shorter(self.kv + self.scratch, rest) } else { lighter() };
         too_large(
             "the plan (weights, KV cache and activations)",
             self.total(),

@@ -52,9 +52,9 @@ fn contradictions_and_missing_files_are_one_sentence() {
     refuse(&run(&["-p", "-"]), 1, "the prompt is empty");
     refuse(&run(&["-f", "no-such.txt"]), 1, "cannot read no-such.txt");
     refuse(&run(&["-p", "Hi"]), 1, "cannot read no-such.gguf");
-    refuse(&run(&["-p", "Hi", "--keep", "0.5"]), 1, "needs --kv");
-    refuse(&run(&["-p", "Hi", "--kv", "tsp", "--preset", "7b"]), 1, "--preset needs --kv pyramid");
-    refuse(&run(&["-p", "Hi", "--per-head"]), 1, "--per-head needs --kv kv-only");
+    refuse(&run(&["-p", "Hi", "--keep", "0.5"]), 1, "needs the policy pyramid");
+    refuse(&run(&["-p", "Hi", "--kv", "tsp", "--preset", "7b"]), 1, "--preset needs the policy pyramid");
+    refuse(&run(&["-p", "Hi", "--per-head"]), 1, "--per-head needs the policy kv-only");
     refuse(&["info", "no-such.gguf"], 1, "cannot read no-such.gguf");
     refuse(&["chat", "no-such.gguf"], 1, "cannot read no-such.gguf");
     refuse(&["bench", "no-such.gguf"], 1, "cannot read no-such.gguf");

@@ -225,7 +225,7 @@ fn plans_that_do_not_fit_are_refused_with_advice() {
         let options = LoadOptions { memory: Some(memory), context: Some(context), ..LoadOptions::default() };
         let refused = block_on(Model::from_file(&gpu(), &file, &options, |_| ())).unwrap_err();
         let Error::DoesNotFit { need, limit, advice, .. } = &refused else { panic!("{refused}") };
-        assert!(need > limit && advice.starts_with("try --"), "{refused}");
+        assert!(need > limit && !advice.is_empty(), "{refused}");
     }
 }
 

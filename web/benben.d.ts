@@ -164,7 +164,7 @@ export interface Stats {
 export type ErrorCode =
   | "no-webgpu" | "no-adapter" | "unsupported" | "device-lost" | "out-of-memory" | "does-not-fit"
   | "download" | "file" | "format" | "missing-tensor" | "shape" | "text"
-  | "context-full" | "invalid" | "damaged-copy" | "busy" | "cancelled" | "worker" | "unknown";
+  | "context-full" | "invalid" | "internal" | "damaged-copy" | "busy" | "cancelled" | "worker" | "unknown";
 
 export class BenbenError extends Error {
   /** Its name is `AbortError` where the code is `cancelled`, and `BenbenError` elsewhere. */
@@ -173,7 +173,14 @@ export class BenbenError extends Error {
   readonly need?: number;
   /** Bytes that there were. */
   readonly limit?: number;
+  /** Settings that would have let the call succeed, each by itself. */
+  readonly advice: Advice[];
 }
+
+export type Advice =
+  | { kind: "context" | "kv-bits" | "sequences"; value: number }
+  | { kind: "weights"; value: "f16" | "q8" | "q4" }
+  | { kind: "shorter-answer" | "smaller-share" };
 
 export class Benben {
   private constructor();

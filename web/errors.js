@@ -1,20 +1,18 @@
 // Errors with a code that programs can tell apart, in words for people who have options and no command line.
 
-/** What the engine's sentences call a flag is an option here. */
-const options = { kv: "policy", "kv-bits": "kBits and vBits", "kv-share": "share" };
-const camel = (flag) => flag.replace(/-(.)/g, (_, letter) => letter.toUpperCase());
-
 export class BenbenError extends Error {
   /**
    * @param {string} code such as "no-webgpu", "does-not-fit", "format", "device-lost" or "cancelled"
    * @param {string} message
-   * @param {{need?: number, limit?: number, cause?: unknown}} details bytes, where something does not fit
+   * @param {{need?: number, limit?: number, advice?: {kind: string, value?: unknown}[], cause?: unknown}} details
+   *   bytes, where something does not fit, and settings that would have let the call succeed
    */
-  constructor(code, message, { need, limit, cause } = {}) {
+  constructor(code, message, { need, limit, advice = [], cause } = {}) {
     super(message, cause === undefined ? undefined : { cause });
     // What is stopped is told apart by this name everywhere on the web.
     this.name = code === "cancelled" ? "AbortError" : "BenbenError";
     this.code = code;
+    this.advice = advice;
     if (need !== undefined) Object.assign(this, { need, limit });
   }
 
@@ -28,8 +26,7 @@ export class BenbenError extends Error {
     const said = message
       .replace(/ \(install [^)]*\)/, "")
       .replace(/JsValue\(([^)]*?)\s*(?:undefined)?\)/, "$1")
-      .replace("try --weights q4", "a file of fewer bits needs less")
-      .replace(/--([a-z-]+)/g, (_, flag) => options[flag] ?? camel(flag));
+      .replace(/`([a-z-]+)`/g, (_, option) => option.replace(/-(.)/g, (_, letter) => letter.toUpperCase()));
     return new BenbenError(code, said, details);
   }
 }

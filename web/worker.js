@@ -77,9 +77,9 @@ onmessage = async ({ data: { id, chat, method, args } }) => {
     const result = await run(chat, method, args, (event) => postMessage({ id, event }));
     postMessage({ id, result });
   } catch (error) {
-    const { message = String(error), need, limit } = error ?? {};
+    const { message = String(error), need, limit, advice } = error ?? {};
     // Exceptions of the browser have numbers for codes, which say nothing.
     const code = typeof error?.code === "string" ? error.code : "unknown";
-    postMessage({ id, error: { message, code, need, limit } });
+    postMessage({ id, error: { message, code, need, limit, advice } });
   }
 };

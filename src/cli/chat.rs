@@ -142,7 +142,7 @@ impl Chat {
                 error @ (Error::ContextFull { .. } | Error::Text(_) | Error::Invalid(_)),
             )) => {
                 self.messages.pop();
-                note(&format!("benben: {error} (/reset forgets the conversation)"));
+                note(&format!("benben: {} (/reset forgets the conversation)", super::in_flags(&error)));
             }
             Err(failure) => return Err(failure),
         }

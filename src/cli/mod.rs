@@ -31,6 +31,7 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
+use benben::Advice;
 use clap::{Parser, Subcommand};
 
 /// Run language models on any GPU, with a KV cache that is a pyramid.
@@ -62,10 +63,35 @@ enum Command {
     Eval(eval::EvalCommand),
 }
 
+/// Advice in flags.
+fn flag(advice: Advice) -> Option<String> {
+    match advice {
+        Advice::Context(tokens) => Some(format!("--context {tokens}")),
+        Advice::KvBits(bits) => Some(format!("--kv-bits {bits}")),
+        Advice::Weights(format) => Some(format!("--weights {}", format.name())),
+        Advice::Sequences(sequences) => Some(format!("--max-sequences {sequences}")),
+        Advice::ShorterAnswer => Some("a smaller --max-tokens".to_owned()),
+        Advice::SmallerShare => Some("a smaller --kv-share".to_owned()),
+        other => Some(other.to_string()),
+    }
+}
+
+/// An error's message, with advice and the names of options as flags.
+fn in_flags(error: &benben::Error) -> String {
+    let is_option = |word: &str| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
+    let worded = error.worded(flag);
+    let each = |(i, part): (usize, &str)| match i % 2 {
+        0 => part.to_owned(),
+        _ if is_option(part) => format!("--{part}"),
+        _ => format!("`{part}`"),
+    };
+    worded.split('`').enumerate().map(each).collect()
+}
+
 /// Why a command ended early.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error(transparent)]
+    #[error("{}", in_flags(.0))]
     Library(#[from] benben::Error),
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),

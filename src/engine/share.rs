@@ -111,7 +111,7 @@ impl Session {
             0 => Ok(()),
             rows => Err(Error::Unsupported {
                 need: format!("{what} of a conversation with {rows} rows on the host"),
-                have: "such copies only of rows on the device; leave out --offload".to_owned(),
+                have: "such copies only of rows on the device".to_owned(),
             }),
         }
     }

@@ -305,7 +305,7 @@ impl Sequence {
     }
 }
 
-/// `begin` reserves before any piece runs; reaching this is a mistake of this crate, told as an error all the same.
+/// `begin` reserves before any piece runs, so reaching this is a bug.
 pub(super) fn not_reserved() -> Error {
-    Error::Invalid("a session worked without having reserved its activations".to_owned())
+    Error::Internal("a sequence ran before room for its activations was reserved".to_owned())
 }

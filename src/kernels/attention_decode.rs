@@ -120,7 +120,7 @@ async fn check(
     let room = Room::new(heads, 2 * gpu.tuning().attention_splits as usize, both[1].0);
     // What lies before and behind a token's room must stay as it is.
     let gap = heads.dim + 2;
-    let begin = |i: usize| gap + i * (room.len() + gap);
+    let begin = |i: usize| gap + i * (room.values() + gap);
     let device_q = gpu.tensor_with(Class::Scratch, "q", &stored);
     let (rooms, out) = (poisoned(gpu, begin(2)), poisoned(gpu, 2 * heads.q_width()));
     let scale = 0.3;

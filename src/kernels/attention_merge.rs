@@ -105,10 +105,10 @@ async fn check(gpu: &Gpu, heads: Heads, splits: usize, v_rotated: bool) -> Resul
         part[heads.dim + 1] = part[heads.dim + 1].abs() + if empty { 0.0 } else { 1.0 };
     }
     let (room, out) = (Room::new(heads, splits, 0), poisoned(gpu, 2 * heads.q_width()));
-    let mut rooms = vec![f32::NAN; 2 * room.len()];
+    let mut rooms = vec![f32::NAN; 2 * room.values()];
     let half = partial_len(heads, splits);
     for (i, parts) in parts.chunks_exact(half).enumerate() {
-        rooms[room.at(i * room.len()).partials_from..][..half].copy_from_slice(parts);
+        rooms[room.at(i * room.values()).partials_from..][..half].copy_from_slice(parts);
     }
     let rooms = gpu.tensor_with(Class::Scratch, "rooms", &rooms);
     let mut rec = Recorder::new(gpu);
@@ -116,7 +116,7 @@ async fn check(gpu: &Gpu, heads: Heads, splits: usize, v_rotated: bool) -> Resul
     let merge = |i: usize| Merge {
         splits,
         v_rotated,
-        left: room.at(i * room.len()),
+        left: room.at(i * room.values()),
         out_from: (1 - i) * heads.q_width(),
     };
     attention_merge(&mut rec, &rooms, heads, &[merge(0), merge(1)], &out)?;
@@ -126,7 +126,7 @@ async fn check(gpu: &Gpu, heads: Heads, splits: usize, v_rotated: bool) -> Resul
     want.0.rotate_left(heads.q_width());
     let got = got.await?;
     let got_ends: Vec<f32> =
-        got.chunks_exact(room.len()).flat_map(|room| &room[..2 * heads.query]).copied().collect();
+        got.chunks_exact(room.values()).flat_map(|room| &room[..2 * heads.query]).copied().collect();
     let label = format!("attention_merge {splits} parts, {heads:?}, rotated {v_rotated}");
     Ok(vec![
         Check::compare(label.clone() + ", out", &got_out.await?, &want.0, 1e-5),

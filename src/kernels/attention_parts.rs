@@ -62,8 +62,8 @@ impl Room {
         Self { heads, parts, capacity }
     }
 
-    /// Its values.
-    pub fn len(self) -> usize {
+    /// How many values it takes.
+    pub fn values(self) -> usize {
         let Left { ends_from, logits_from, .. } = self.at(0);
         logits_from - ends_from + self.heads.query * logits_stride(self.capacity)
     }

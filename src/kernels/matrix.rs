@@ -11,14 +11,15 @@
 
 use half::f16;
 
+use super::group::Group;
 use super::part::Part;
 use crate::gpu::{ShaderKey, Tensor};
 
-/// Values that share a scale and a minimum.
-pub const GROUP: usize = 32;
+pub use super::group::GROUP;
 
 /// How the values of a row are packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum RowFormat {
     /// Half precision.
     F16,
@@ -58,6 +59,15 @@ impl RowFormat {
             Self::F16 => 16,
             Self::Q8 => 8,
             Self::Q4 => 4,
+        }
+    }
+
+    /// The word that a user types for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F16 => "f16",
+            Self::Q8 => "q8",
+            Self::Q4 => "q4",
         }
     }
 
@@ -152,52 +162,37 @@ pub struct Norm<'a> {
 
 /// The CPU twin of the layout: the values of packed rows.
 pub fn unpack(format: RowFormat, rows: usize, cols: usize, words: &[u32], scales: &[u32]) -> Vec<f32> {
-    let value = |i: usize| match format {
-        RowFormat::F16 => f16::from_bits((words[i / 2] >> (16 * (i % 2))) as u16).to_f32(),
-        RowFormat::Q8 => scaled(scales[i / GROUP], words[i / 4] >> (8 * (i % 4)) & 0xFF),
-        RowFormat::Q4 => scaled(scales[i / GROUP], words[i / 8] >> (8 * (i % 4) + i % 8 / 4 * 4) & 0xF),
-    };
-    (0..rows * cols).map(value).collect()
+    let values = |group: Group| group.values();
+    match format {
+        RowFormat::F16 => {
+            let half = |i: usize| f16::from_bits((words[i / 2] >> (16 * (i % 2))) as u16).to_f32();
+            (0..rows * cols).map(half).collect()
+        }
+        RowFormat::Q8 => {
+            let groups = words.as_chunks::<8>().0.iter().zip(scales);
+            groups.flat_map(|(words, &header)| values(Group::from_words8(header, words))).collect()
+        }
+        RowFormat::Q4 => {
+            let groups = words.as_chunks::<4>().0.iter().zip(scales);
+            groups.flat_map(|(words, &header)| values(Group::from_words4(header, words))).collect()
+        }
+    }
 }
 
-fn scaled(pair: u32, q: u32) -> f32 {
-    let [scale, minimum] = [pair as u16, (pair >> 16) as u16].map(|bits| f16::from_bits(bits).to_f32());
-    scale * q as f32 + minimum
-}
-
-/// Packs rows of values into words and scales, each group of 32 between its least and its largest value.
+/// Packs rows of values that halves can hold into words and scales, each group of 32 between its least and its largest value.
 pub fn quantize(format: RowFormat, rows: usize, cols: usize, values: &[f32]) -> (Vec<u32>, Vec<u32>) {
     let values = &values[..rows * cols];
     if format == RowFormat::F16 {
         let bits = |v: f32| u32::from(f16::from_f32(v).to_bits());
         return (values.chunks_exact(2).map(|v| bits(v[0]) | bits(v[1]) << 16).collect(), Vec::new());
     }
-    values.chunks_exact(GROUP).fold((Vec::new(), Vec::new()), |(mut words, mut scales), group| {
-        let (q, pair) = quantize_group(group, (1 << format.bits()) - 1);
-        scales.push(pair);
-        words.extend(match format {
-            RowFormat::Q4 => {
-                q.chunks_exact(8).map(|q| bytes(&q[..4]) | bytes(&q[4..]) << 4).collect::<Vec<_>>()
-            }
-            _ => q.chunks_exact(4).map(bytes).collect(),
-        });
-        (words, scales)
-    })
-}
-
-fn bytes(q: &[u32]) -> u32 {
-    q.iter().rev().fold(0, |word, q| word << 8 | q)
-}
-
-/// Steps of a group between 0 and `top`, and its scale and minimum as halves.
-fn quantize_group(group: &[f32], top: u32) -> (Vec<u32>, u32) {
-    let least = group.iter().copied().fold(f32::INFINITY, f32::min);
-    let most = group.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let scale = f16::from_f32((most - least) / top as f32).max(f16::MIN_POSITIVE);
-    let minimum = f16::from_f32(least);
-    let step = |v: &f32| ((v - minimum.to_f32()) / scale.to_f32()).round().clamp(0.0, top as f32) as u32;
-    let pair = u32::from(scale.to_bits()) | u32::from(minimum.to_bits()) << 16;
-    (group.iter().map(step).collect(), pair)
+    let (mut words, mut scales) = (Vec::new(), Vec::new());
+    for values in values.as_chunks::<GROUP>().0 {
+        let group = Group::quantise(values, format.bits());
+        scales.extend(group.header());
+        if format == RowFormat::Q4 { words.extend(group.words4()) } else { words.extend(group.words8()) }
+    }
+    (words, scales)
 }
 
 #[cfg(test)]

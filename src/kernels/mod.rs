@@ -28,6 +28,7 @@ pub mod fill;
 pub mod fold;
 pub mod gather;
 mod grid;
+pub(crate) mod group;
 mod jobs;
 pub mod kv_code;
 pub mod kv_copy;

@@ -104,7 +104,7 @@ pub fn twin(
 
 /// Rooms of two queries: their values, and where they begin.
 pub(super) fn noisy_rooms(noise: &mut Noise, room: Room) -> (Vec<f32>, [Left; 2]) {
-    let (mut values, len) = (noise.values(2 * room.len()), room.len());
+    let (mut values, len) = (noise.values(2 * room.values()), room.values());
     let lefts = [0, 1].map(|i| room.at(i * len));
     for Left { ends_from, partials_from, .. } in lefts {
         // Sums of weights are at least 1.

@@ -278,7 +278,7 @@ mod tests {
                     position: position as u32,
                 };
                 let room = Room::new(Heads { query: HEADS, kv: 1, dim: 8 }, 0, CAPACITY);
-                let (mut left, place) = (vec![0.0; room.len()], room.at(0));
+                let (mut left, place) = (vec![0.0; room.values()], room.at(0));
                 for (head, lse) in lse.iter().enumerate() {
                     left[place.ends_from + 2 * head..][..2].copy_from_slice(&[*lse, 1.0]);
                     let own = &logits[head * live..][..live];

@@ -86,7 +86,7 @@ pub async fn tune(gpu: &Gpu) -> Result<Tuned> {
     let rows = shuffled(gpu, &mut Noise::new(1), heads, Format::both(KvBits::Four), live, 1)?.0;
     let f32s = |len: usize| gpu.tensor::<f32>(Class::Scratch, "tuning", len);
     let (q, out) = (f32s(heads.q_width()), f32s(heads.q_width()));
-    let rooms = f32s(Room::new(heads, most, 0).len());
+    let rooms = f32s(Room::new(heads, most, 0).values());
     let arrived = gpu.tensor(Class::Scratch, "tuning", heads.query);
     let attention_splits = race(gpu, &tunings, |rec| {
         let to = Attended { rooms: &rooms, out: &out, operand: None, arrived: &arrived };

@@ -111,7 +111,7 @@ impl KvOptions {
         }
         match plan.layers.iter().position(|rows| rows.propagate < rows.enter) {
             Some(layer) => Err(Error::Invalid(format!(
-                "{} runs the layers after {layer} on fewer rows, so that theirs cannot go to the host; try --kv joint",
+                "{} runs the layers after {layer} on fewer rows, so that theirs cannot go to the host; try the policy joint",
                 self.policy.name()
             ))),
             None => Ok(()),

@@ -297,7 +297,7 @@ fn room(gpu: &Gpu, config: &Config, sequences: usize, capacity: usize) -> Room {
 
 impl Strides {
     fn new(gpu: &Gpu, config: &Config, sequences: usize, capacity: usize) -> Self {
-        let widths = [config.heads.q_width(), room(gpu, config, sequences, capacity).len()];
+        let widths = [config.heads.q_width(), room(gpu, config, sequences, capacity).values()];
         let [q, room] = widths.map(|len| len.next_multiple_of(VIEW_ALIGNMENT));
         Self { q, room }
     }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wasm_bindgen::JsValue;
 
-use crate::{Error, Result};
+use crate::{Advice, Error, Result};
 
 /// An option object, by way of JSON; `undefined` and `null` are one without any entry.
 pub(super) fn read<T: DeserializeOwned + Default>(object: &JsValue) -> Result<T> {
@@ -23,12 +23,23 @@ pub(super) fn value(report: &impl Serialize) -> JsValue {
     JSON::parse(&text).unwrap_or(JsValue::NULL)
 }
 
-/// A JavaScript `Error` with the sentence, a `code` to tell kinds apart, and the numbers of what does not fit.
+/// Advice in the words of the option objects.
+fn option(advice: Advice) -> Option<String> {
+    match advice {
+        Advice::KvBits(bits) => Some(format!("kBits and vBits of {bits}")),
+        Advice::Weights(_) => Some("a file of fewer bits".to_owned()),
+        other => Some(other.to_string()),
+    }
+}
+
+/// A JavaScript `Error` with the sentence, a `code` to tell kinds apart, advice as `{kind, value}`, and the numbers of
+/// what does not fit. The sentence has the advice in the words of the options.
 pub(super) fn error(error: Error) -> JsValue {
-    let thrown: Object = js_sys::Error::new(&error.to_string()).into();
+    let thrown: Object = js_sys::Error::new(&error.worded(option)).into();
     // Only a frozen object refuses a property, and this one is new.
     let set = |name: &str, value: JsValue| Reflect::set(&thrown, &name.into(), &value).is_ok();
     set("code", error.code().into());
+    set("advice", value(&error.advice()));
     if let Error::DoesNotFit { need, limit, .. } = error {
         set("need", (need as f64).into());
         set("limit", (limit as f64).into());

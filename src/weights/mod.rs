@@ -26,7 +26,6 @@ mod dtype;
 mod file;
 mod gather;
 mod gguf;
-mod group;
 mod header;
 mod metadata;
 mod names;
@@ -34,13 +33,13 @@ mod rows;
 mod safetensors;
 mod source;
 
+pub(crate) use crate::kernels::group::{GROUP, Group};
 pub use crate::kernels::matrix::RowFormat;
 pub use blocks::dequantize_row;
 #[cfg(not(target_arch = "wasm32"))]
 pub use disk::profile_path;
 pub use dtype::Dtype;
 pub use file::{FileKind, ModelFile, PROFILE};
-pub(crate) use group::{GROUP, Group};
 pub use metadata::{Metadata, Value};
 pub use rows::{PackedRows, natural_format, pack, unpack};
 pub(crate) use safetensors::whole as safetensors_header;

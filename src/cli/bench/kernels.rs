@@ -188,7 +188,7 @@ impl Bench<'_> {
         let pools = (0..layers).map(pool).collect::<Result<Vec<_>>>()?;
         let splits = self.gpu.tuning().attention_splits as usize;
         let (q, out) = (self.tensor(heads.q_width()), self.tensor(heads.q_width()));
-        let rooms = self.tensor(Room::new(heads, splits, 0).len());
+        let rooms = self.tensor(Room::new(heads, splits, 0).values());
         let arrived = self.gpu.tensor(Class::Scratch, "arrived", heads.query);
         let rows = (layers * count) as u64;
         let bytes = rows * format.bytes_per_token(heads);

@@ -286,15 +286,10 @@ impl Core {
 
     /// Ends all answers: what failed serves all of them.
     fn fail_all(&mut self, error: &Error) {
-        let again = || match error {
-            Error::DeviceLost(reason) => Error::DeviceLost(reason.clone()),
-            &Error::OutOfMemory { held } => Error::OutOfMemory { held },
-            other => Error::Invalid(other.to_string()),
-        };
         self.flights.clear();
         let running: Vec<u64> = self.running.iter().map(|seat| seat.id).collect();
         let waiting = self.waiting.drain(..).map(|waiting| waiting.id);
         let ids: Vec<u64> = running.into_iter().chain(waiting).collect();
-        ids.into_iter().for_each(|id| self.end(id, Some(again())));
+        ids.into_iter().for_each(|id| self.end(id, Some(error.clone())));
     }
 }

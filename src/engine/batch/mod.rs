@@ -25,7 +25,7 @@ pub use request::Request;
 use self::core::{Core, Shared};
 use crate::model::{DecodeScratch, Model};
 use crate::plan::Limits;
-use crate::{Error, Result};
+use crate::{Advice, Error, Result};
 
 /// How an engine is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,7 +132,7 @@ fn check_scratch(model: &Model, sequences: usize) -> Result<()> {
         Some((what, need, limit_name, limit)) => {
             let (what, limit_name) = (what.to_owned(), limit_name.to_owned());
             let fit = (sequences as u128 * u128::from(limit) / u128::from(need)).max(1);
-            let advice = format!("try at most {fit} sequences at once");
+            let advice = vec![Advice::Sequences(fit as usize)];
             Err(Error::DoesNotFit { what, need, limit_name, limit, advice })
         }
         None => Ok(()),

@@ -6,7 +6,7 @@ use crate::kv::policy::Bounds;
 use crate::kv::{KvOptions, Role, TierRows, Tiers};
 use crate::model::{Config, Model};
 use crate::plan::{Limits, Plan};
-use crate::{Error, Result};
+use crate::{Advice, Error, Result};
 
 /// A prompt to answer. It is answered as by a session whose context is the prompt and `generate.max_tokens`.
 #[derive(Debug, Clone, Default)]
@@ -55,7 +55,7 @@ impl Waiting {
         if request.kv.offload.is_some() {
             return Err(Error::Unsupported {
                 need: "rows on the host for one sequence among many".to_owned(),
-                have: "a host tier for sessions only; leave out --offload".to_owned(),
+                have: "a host tier for sessions only".to_owned(),
             });
         }
         let kv = request.kv.profiled(config.profile.as_ref());
@@ -73,7 +73,7 @@ impl Waiting {
                 need: bytes,
                 limit_name: "the memory of the engine's rows".to_owned(),
                 limit,
-                advice: "shorten the answer, or keep a smaller share of the rows".to_owned(),
+                advice: vec![Advice::ShorterAnswer, Advice::SmallerShare],
             });
         }
         Ok(Self { id, request: Request { kv, ..request }, context, room, bytes })

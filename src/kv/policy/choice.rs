@@ -1,6 +1,6 @@
 //! What a user says of the cache, in flags or in an option object, and what it means.
 //!
-//! Refusals name the flags; an option object has the same words in camel case.
+//! Refusals name the options: flags with two hyphens in front, in an option object in camel case.
 
 use std::sync::Arc;
 
@@ -103,19 +103,19 @@ impl Choice {
         if self.offload.is_some()
             && (self.prefill_saver || matches!(name, Name::Full | Name::Pyramid | Name::Tsp))
         {
-            return refuse("--offload needs a policy that drops rows of the cache, and of the cache alone");
+            return refuse("`offload` needs a policy that drops rows of the cache, and of the cache alone");
         }
         if name == Name::Auto {
             return self.auto();
         }
         if self.share.is_some() || self.prefill_saver {
-            return refuse("--kv-share and --prefill-saver need --kv auto");
+            return refuse("a share of the bytes and `prefill-saver` need the policy auto");
         }
         let format = Format { k: bits(self.k_bits)?, v: bits(self.v_bits)? };
         let (policy, tail) = match self.demote {
             None => (self.named(name)?, None),
             Some(_) if name == Name::Full => {
-                return refuse("--demote needs a policy that would drop rows; --kv full keeps them all");
+                return refuse("`demote` needs a policy that would drop rows; full keeps them all");
             }
             Some(few) => {
                 let policy: Arc<dyn Policy> = Arc::new(Demote::new(self.named(name)?));
@@ -125,11 +125,11 @@ impl Choice {
         let (merge, offload) = (self.merge, self.offload);
         if merge && (name == Name::Full || self.demote.is_some() || offload.is_some()) {
             return refuse(
-                "--merge needs a policy that drops rows, such as --kv joint, and none that --demote or --offload keeps",
+                "`merge` needs a policy that drops rows, such as joint, and none that `demote` or `offload` keeps",
             );
         }
         if merge && policy.thinning().is_some() {
-            return refuse("--merge does not go with a policy that thins generated rows; try --kv joint");
+            return refuse("`merge` does not go with a policy that thins generated rows; try joint");
         }
         Ok(KvOptions { policy, format, tail, merge, offload })
     }
@@ -138,7 +138,7 @@ impl Choice {
         let Self { policy, share, merge, prefill_saver, offload, .. } = *self;
         let plain = Self { policy, share, merge, prefill_saver, offload, ..Self::default() };
         if *self != plain {
-            return refuse("--kv auto chooses rows and bits itself; say how many bytes with --kv-share");
+            return refuse("the policy auto chooses rows and bits itself; say how many bytes with a share");
         }
         let share = share.unwrap_or(SHARE);
         // Refuses absurd shares.
@@ -161,13 +161,13 @@ impl Choice {
             }
         };
         if self.preset.is_some() && name != Name::Pyramid {
-            return refuse("--preset needs --kv pyramid");
+            return refuse("`preset` needs the policy pyramid");
         }
         if self.per_head && name != Name::KvOnly {
-            return refuse("--per-head needs --kv kv-only");
+            return refuse("`per-head` needs the policy kv-only");
         }
         if name == Name::Full && budget.is_some() {
-            return refuse("a budget of rows needs --kv pyramid or another policy that drops rows");
+            return refuse("a budget of rows needs the policy pyramid or another one that drops rows");
         }
         let preset = Pyramid::preset(self.preset.unwrap_or(Preset::B7));
         let kept = budget.clone().unwrap_or(Budget::Share(KEEP));

@@ -1,7 +1,7 @@
 //! A group: 32 neighbouring values of a row as unsigned codes under one scale and one minimum.
 //!
-//! `value[i] = scale * q[i] + min`. Weights and KV rows are both made of groups; this is their codec
-//! and the CPU twin of the shaders that read them.
+//! `value[i] = scale * q[i] + min`. Packed weights are made of groups; this is their one codec, which loading and the
+//! kernels' checks share.
 //!
 //! ```text
 //!   8-bit, 8 words    word w, byte b:                code of value 4w + b
@@ -14,8 +14,8 @@
 
 use half::f16;
 
-/// Values per group.
-pub(crate) const GROUP: usize = 32;
+/// Values that share a scale and a minimum.
+pub const GROUP: usize = 32;
 
 /// The low nibble of every byte of a word.
 const NIBBLES: u32 = 0x0F0F_0F0F;
