@@ -4,7 +4,7 @@
 // grid (count / INPUTS, rows / ROWS, slices): a slice is `slice` steps of the columns; with more than one, matmul_join adds them.
 // Memory bounds such a product, so what counts is how much of it is under way. A workgroup has a tile of INPUTS rows of x by
 // ROWS weight rows; its subgroups take turns at the steps and end with sums of the whole tile each, which are added at last.
-// While a subgroup multiplies a step, its weights of the next one are loaded: 64 bytes of each row.
+// While a subgroup multiplies a step, its weights of the next one are loaded.
 // It keeps the step's x in fragments and unpacks 16 weight rows at a time to where x was. Each fragment is a variable of its
 // own: an array of them leaves the registers. With SWIGLU the tile's first weight rows are gates and the second half their ups.
 enable f16;
@@ -36,14 +36,14 @@ const INPUTS = 16u * #{TALL}u;
 const ROWS = 32u * #{PAIRS}u;
 const TEAMS = #{TEAMS}u;
 const LANES = 32u * TEAMS;
-// Values of four words, the columns of a step, and what reads them: four lanes a row of weights.
+// Values of four words, and the columns of a step: W_LANES lanes read them of a weight row, X_LANES of a row of x.
 #ifdef Q8
 const PACK = 16u;
 #else
 const PACK = 32u;
 #endif
-const STEP = 4u * PACK;
-// Lanes to a row of x.
+const STEP = 16u * #{DEEP}u;
+const W_LANES = STEP / PACK;
 const X_LANES = STEP / 8u;
 // Quads from row to row of a fragment: a step, and eight values that keep the rows in banks of their own. Rows must begin
 // at multiples of 16 bytes.
@@ -115,10 +115,7 @@ fn unpack(word: u32, scale: Two, minimum: Two, to: u32) {
 #endif
 fn stage(pack: vec4<u32>, packed: u32, to: u32) {
     let s = two(packed);
-    unpack(pack.x, s.xx, s.yy, to);
-    unpack(pack.y, s.xx, s.yy, to + PACK / 16u);
-    unpack(pack.z, s.xx, s.yy, to + PACK / 8u);
-    unpack(pack.w, s.xx, s.yy, to + PACK / 16u * 3u);
+    for (var i = 0u; i < 4u; i++) { unpack(pack[i], s.xx, s.yy, to + PACK / 16u * i); }
 }
 
 // The weight row in line `line` of the tile, and the tile's outputs.
@@ -191,8 +188,8 @@ fn main(
     let own = team * BLOCK;
     let x_line = lane % 32u / X_LANES;
     let x_part = lane % X_LANES;
-    let w_line = lane % 32u / 4u;
-    let w_part = lane % 4u;
+    let w_line = lane % 32u / W_LANES;
+    let w_part = lane % W_LANES;
     let to_x = own + x_line * PITCH + 2u * x_part;
     let to_w = own + w_line * PITCH + PACK / 4u * w_part;
     let x_packs = params.cols / 8u;
@@ -200,8 +197,8 @@ fn main(
     let top = group.x * INPUTS;
 #repeat half 2
 #repeat j #{PAIRS}
-#repeat n 2
-    let from_#{half}_#{j}_#{n} = weight_row(group.y, 16u * (#{half}u * #{PAIRS}u + #{j}u) + 8u * #{n}u + w_line) * w_packs;
+#repeat n #{W_LOADS}
+    let from_#{half}_#{j}_#{n} = weight_row(group.y, 16u * (#{half}u * #{PAIRS}u + #{j}u) + 32u / W_LANES * #{n}u + w_line) * w_packs;
 #end
 #end
 #end
@@ -214,10 +211,10 @@ fn main(
 #end
     let begin = group.z * params.slice;
     let end = min(begin + params.slice, (params.cols + STEP - 1u) / STEP);
-    var at = min((begin + team) * 4u + w_part, w_packs - 1u);
+    var at = min((begin + team) * W_LANES + w_part, w_packs - 1u);
 #repeat half 2
 #repeat j #{PAIRS}
-#repeat n 2
+#repeat n #{W_LOADS}
     var words_#{half}_#{j}_#{n} = words[from_#{half}_#{j}_#{n} + at];
     var scale_#{half}_#{j}_#{n} = scales[(from_#{half}_#{j}_#{n} + at) * PACK / 32u];
 #end
@@ -233,11 +230,11 @@ fn main(
         let pack_#{i}_#{n} = input(row_#{i}_#{n} * x_packs + min(step * X_LANES + x_part, x_packs - 1u));
 #end
 #end
-        let inside = step < end && step * 4u + w_part < w_packs;
-        at = min((step + TEAMS) * 4u + w_part, w_packs - 1u);
+        let inside = step < end && step * W_LANES + w_part < w_packs;
+        at = min((step + TEAMS) * W_LANES + w_part, w_packs - 1u);
 #repeat half 2
 #repeat j #{PAIRS}
-#repeat n 2
+#repeat n #{W_LOADS}
         let next_words_#{half}_#{j}_#{n} = words[from_#{half}_#{j}_#{n} + at];
         let next_scale_#{half}_#{j}_#{n} = scales[(from_#{half}_#{j}_#{n} + at) * PACK / 32u];
 #end
@@ -255,8 +252,8 @@ fn main(
 #end
 #repeat half 2
 #repeat j #{PAIRS}
-#repeat n 2
-        stage(words_#{half}_#{j}_#{n}, select(0u, scale_#{half}_#{j}_#{n}, inside), to_w + 8u * #{n}u * PITCH);
+#repeat n #{W_LOADS}
+        stage(words_#{half}_#{j}_#{n}, select(0u, scale_#{half}_#{j}_#{n}, inside), to_w + #{n}u * (32u / W_LANES) * PITCH);
 #end
         workgroupBarrier();
 #repeat k #{DEEP}
@@ -270,7 +267,7 @@ fn main(
 #end
 #repeat half 2
 #repeat j #{PAIRS}
-#repeat n 2
+#repeat n #{W_LOADS}
         words_#{half}_#{j}_#{n} = next_words_#{half}_#{j}_#{n};
         scale_#{half}_#{j}_#{n} = next_scale_#{half}_#{j}_#{n};
 #end

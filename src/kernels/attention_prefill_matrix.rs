@@ -83,7 +83,7 @@ mod tests {
                 right: ("tile", "PITCH"),
                 sums: ("strips", "SCORES"),
                 quads: true,
-                unknown: "params.heads",
+                unknown: Some("params.heads"),
                 also: &[("diagnostic(off, derivative_uniformity);", "")],
             };
             fragments.emulated(SHADER)

@@ -15,9 +15,9 @@ pub struct Fragments {
     /// Sums; in `quads` of f32 or one by one.
     pub sums: Rows,
     pub quads: bool,
-    /// Some u32 that is not 0 and that no compiler knows: it must not know the ends of loops, which take minutes to compile
-    /// if they are unrolled.
-    pub unknown: &'static str,
+    /// Straight code where all right operands are read by columns. Else some u32 that is not 0 and that the compiler does
+    /// not know: it must not know the ends of loops, or it unrolls them for minutes.
+    pub unknown: Option<&'static str>,
     /// What else is replaced.
     pub also: &'static [(&'static str, &'static str)],
 }
@@ -26,7 +26,6 @@ pub struct Fragments {
 /// are, and how far from one to the next along a column and a row.
 const FRAGMENTS: &str = "
     var<private> lane_of_team: u32;
-    fn most(end: u32) -> u32 { return min(end, UNKNOWN + end - 1u); }
     fn halves(v: vec4<f32>) -> vec2<u32> { return vec2<u32>(pack2x16float(v.xy), pack2x16float(v.zw)); }
     fn singles(v: vec2<u32>) -> vec4<f32> { return vec4<f32>(unpack2x16float(v.x), unpack2x16float(v.y)); }
     fn left_operand(at: u32) -> array<vec4<f32>, 4> {
@@ -35,7 +34,20 @@ const FRAGMENTS: &str = "
         return row;
     }
     fn by_columns(at: u32) -> vec3<u32> { return vec3<u32>(4u * at, 1u, 4u * RIGHT_PITCH); }
-    fn by_rows(at: u32) -> vec3<u32> { return vec3<u32>(4u * at, 4u * RIGHT_PITCH, 1u); }
+    fn by_rows(at: u32) -> vec3<u32> { return vec3<u32>(4u * at, 4u * RIGHT_PITCH, 1u); }";
+
+const STRAIGHT: &str = "
+    fn multiply_add(a: array<vec4<f32>, 4>, b: vec3<u32>, sums: array<f32, 8>) -> array<f32, 8> {
+        var next = sums;
+        for (var j = 0u; j < 8u; j++) {
+            let at = b.x / 4u + (8u * (lane_of_team % 2u) + j) * RIGHT_PITCH;
+            for (var i = 0u; i < 4u; i++) { next[j] += dot(a[i], singles(RIGHT[at + i])); }
+        }
+        return next;
+    }";
+
+const LOOPS: &str = "
+    fn most(end: u32) -> u32 { return min(end, UNKNOWN + end - 1u); }
     fn multiply_add(a: array<vec4<f32>, 4>, b: vec3<u32>, sums: array<f32, 8>) -> array<f32, 8> {
         var next = sums;
         for (var j = 0u; j < most(8u); j++) {
@@ -111,9 +123,11 @@ impl Fragments {
         }
         replace("vec4<f16>(", "halves(");
         replace("vec4<f16>", "vec2<u32>");
-        replace("@compute", &[FRAGMENTS, if self.quads { QUADS_OF_SUMS } else { SINGLE_SUMS }].concat());
+        let multiply = if self.unknown.is_some() { LOOPS } else { STRAIGHT };
+        let sums_of = if self.quads { QUADS_OF_SUMS } else { SINGLE_SUMS };
+        replace("@compute", &[FRAGMENTS, multiply, sums_of].concat());
         for (from, to) in [
-            ("UNKNOWN", self.unknown),
+            ("UNKNOWN", self.unknown.unwrap_or_default()),
             ("LEFT_PITCH", left_pitch),
             ("RIGHT_PITCH", right_pitch),
             ("SUMS_PITCH", sums_pitch),

@@ -181,7 +181,7 @@ mod tests {
                 right: ("tile_w", "PITCH"),
                 sums: ("strips", "LINE"),
                 quads: false,
-                unknown: "params.rows",
+                unknown: None,
                 also: &[],
             };
             fragments.emulated(SHADER)

@@ -117,7 +117,7 @@ mod tests {
             right: ("tile_right", "16"),
             sums: ("out", "64"),
             quads: false,
-            unknown: "params.count",
+            unknown: Some("params.count"),
             also: &[],
         };
         ShaderKey::new(fragments.emulated(SHADER))
