@@ -11,10 +11,6 @@ struct Params { count: u32, rounds: u32 }
 @group(0) @binding(2) var<storage, read> right: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
 
-alias Left = coop_mat16x16<f16, A>;
-alias Right = coop_mat16x16<f16, B>;
-alias Sum = coop_mat16x16<f32, C>;
-
 var<workgroup> tile_left: array<vec4<f16>, 32 * 4>;
 var<workgroup> tile_right: array<vec4<f16>, 16 * 16>;
 
@@ -29,14 +25,14 @@ fn main(
     tile_right[lane + 128u] = vec4<f16>(right[lane + 128u]);
     workgroupBarrier();
 #repeat i 2
-    let left_#{i} = coopLoadT<Left>(&tile_left[64 * #{i}], 4);
+    let left_#{i} = coopLoadT<coop_mat16x16<f16, A>>(&tile_left[64 * #{i}], 4);
 #end
 #repeat j 4
-    let right_#{j} = coopLoadT<Right>(&tile_right[4 * #{j}], 16);
+    let right_#{j} = coopLoadT<coop_mat16x16<f16, B>>(&tile_right[4 * #{j}], 16);
 #end
 #repeat i 2
 #repeat j 4
-    var sum_#{i}#{j} = Sum();
+    var sum_#{i}#{j} = coop_mat16x16<f32, C>();
 #end
 #end
     for (var round = 0u; round < params.rounds; round++) {

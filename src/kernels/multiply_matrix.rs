@@ -108,19 +108,56 @@ pub(super) async fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
 #[cfg(test)]
 mod tests {
     use super::super::check::testing::{assert_passed, gpu};
-    use super::super::fragments::Fragments;
     use super::*;
 
+    /// Fragments as WebGPU's own language can have them: a lane holds eight neighbouring sums.
+    const FRAGMENTS: &str = "
+        var<private> lane_of_team: u32;
+        fn multiply_add(a: u32, b: u32, sums: array<f32, 8>) -> array<f32, 8> {
+            var next = sums;
+            for (var i = 0u; i < 8u; i++) {
+                let row = (8u * lane_of_team + i) / 16u;
+                let column = (8u * lane_of_team + i) % 16u;
+                for (var k = 0u; k < 16u; k++) {
+                    next[i] += tile_left[a + 4u * row + k / 4u][k % 4u]
+                        * tile_right[b + 16u * k + column / 4u][column % 4u];
+                }
+            }
+            return next;
+        }
+        fn keep(sums: array<f32, 8>, at: u32) {
+            for (var i = 0u; i < 8u; i++) {
+                let element = 8u * lane_of_team + i;
+                out[at + 64u * (element / 16u) + element % 16u] = sums[i];
+            }
+        }
+        @compute";
+
+    /// The kernel with its fragments and its halves replaced by what any device has.
     fn emulated() -> ShaderKey {
-        let fragments = Fragments {
-            left: ("tile_left", "4"),
-            right: ("tile_right", "16"),
-            sums: ("out", "64"),
-            quads: false,
-            unknown: Some("params.count"),
-            also: &[],
-        };
-        ShaderKey::new(fragments.emulated(SHADER))
+        let mut text = SHADER.text.to_owned();
+        for (from, to) in [
+            ("enable f16;", ""),
+            ("enable wgpu_cooperative_matrix;", ""),
+            (
+                "    @builtin(subgroup_id) team: u32,\n) {",
+                ") {\nlet team = lane / 32u;\nlane_of_team = lane % 32u;",
+            ),
+            ("coopLoadT<coop_mat16x16<f16, A>>(&tile_left[", "u32("),
+            ("], 4)", ")"),
+            ("coopLoadT<coop_mat16x16<f16, B>>(&tile_right[", "u32("),
+            ("], 16)", ")"),
+            ("coop_mat16x16<f32, C>()", "array<f32, 8>()"),
+            ("coopMultiplyAdd(", "multiply_add("),
+            ("coopStoreT(", "keep("),
+            ("&out[place_#{i}#{j}], 64", "place_#{i}#{j}"),
+            ("f16>", "f32>"),
+            ("@compute", FRAGMENTS),
+        ] {
+            assert!(text.contains(from), "the shader has no `{from}`");
+            text = text.replace(from, to);
+        }
+        ShaderKey::new(Shader { stem: "multiply_fragments", text: text.leak() })
     }
 
     #[test]
