@@ -67,85 +67,28 @@ pub(super) async fn computes_rightly(gpu: &Gpu) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use proptest::prelude::*;
 
     use super::super::check::testing::{assert_passed, gpu};
+    use super::super::fragments::Fragments;
     use super::*;
     use crate::gpu::{Family, Tuning};
 
-    /// Fragments as WebGPU's own language can have them. A lane holds eight neighbouring sums of a row, and of a left operand
-    /// the whole row; a right one is where its elements are, and how far from one to the next along a column and a row. The
-    /// compiler must not know the ends of the loops: unrolled, they take minutes to compile.
-    const FRAGMENTS: &str = "
-        var<private> lane_of_team: u32;
-        fn most(end: u32) -> u32 { return min(end, params.heads + end - 1u); }
-        fn halves(v: vec4<f32>) -> vec2<u32> { return vec2<u32>(pack2x16float(v.xy), pack2x16float(v.zw)); }
-        fn singles(v: vec2<u32>) -> vec4<f32> { return vec4<f32>(unpack2x16float(v.x), unpack2x16float(v.y)); }
-        fn left(at: u32) -> Left {
-            var row = Left();
-            for (var i = 0u; i < 4u; i++) { row[i] = singles(weights[at + lane_of_team / 2u * WEIGHTS + i]); }
-            return row;
-        }
-        fn by_columns(at: u32) -> Right { return Right(4u * at, 1u, 4u * PITCH); }
-        fn by_rows(at: u32) -> Right { return Right(4u * at, 4u * PITCH, 1u); }
-        fn multiply_add(a: Left, b: Right, sums: Sum) -> Sum {
-            var next = sums;
-            for (var j = 0u; j < most(8u); j++) {
-                for (var i = 0u; i < most(16u); i++) {
-                    let at = b.x + i * b.y + (8u * (lane_of_team % 2u) + j) * b.z;
-                    next[j] += a[i / 4u][i % 4u] * singles(tile[at / 4u])[at % 4u];
-                }
-            }
-            return next;
-        }
-        fn place(at: u32) -> u32 { return at + lane_of_team / 2u * SCORES + 2u * (lane_of_team % 2u); }
-        fn keep(sums: Sum, at: u32) {
-            strips[place(at)] = vec4<f32>(sums[0], sums[1], sums[2], sums[3]);
-            strips[place(at) + 1u] = vec4<f32>(sums[4], sums[5], sums[6], sums[7]);
-        }
-        fn fetch(at: u32) -> Sum {
-            let low = strips[place(at)];
-            let high = strips[place(at) + 1u];
-            return Sum(low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w);
-        }
-        @compute";
-
-    /// The kernel with its fragments and its halves replaced by what any device has.
     fn emulated() -> Shader {
-        static TEXT: std::sync::OnceLock<String> = std::sync::OnceLock::new();
-        let text = TEXT.get_or_init(|| {
-            let mut text = SHADER.text.to_owned();
-            for (from, to) in [
-                ("enable f16;", ""),
-                ("enable wgpu_cooperative_matrix;", ""),
-                ("diagnostic(off, derivative_uniformity);", ""),
-                ("coop_mat16x16<f16, A>", "array<vec4<f32>, 4>"),
-                ("coop_mat16x16<f16, B>", "vec3<u32>"),
-                ("coop_mat16x16<f32, C>", "array<f32, 8>"),
-                (
-                    "    @builtin(subgroup_id) team: u32,\n) {",
-                    ") {\nlet team = lane / 32u;\nlane_of_team = lane % 32u;",
-                ),
-                ("vec4<f16>(", "halves("),
-                ("vec4<f16>", "vec2<u32>"),
-                ("coopLoadT<Left>(&weights[", "left("),
-                ("], WEIGHTS)", ")"),
-                ("coopLoad<Right>(&tile[", "by_columns("),
-                ("coopLoadT<Right>(&tile[", "by_rows("),
-                ("], PITCH)", ")"),
-                ("coopMultiplyAdd(", "multiply_add("),
-                ("coopStoreT(", "keep("),
-                (", &strips[", ", "),
-                ("coopLoadT<Sum>(&strips[", "fetch("),
-                ("], SCORES)", ")"),
-                ("@compute", FRAGMENTS),
-            ] {
-                assert!(text.contains(from), "the shader has no `{from}`");
-                text = text.replace(from, to);
-            }
-            text
+        static EMULATED: LazyLock<Shader> = LazyLock::new(|| {
+            let fragments = Fragments {
+                left: ("weights", "WEIGHTS"),
+                right: ("tile", "PITCH"),
+                sums: ("strips", "SCORES"),
+                quads: true,
+                unknown: Some("params.heads"),
+                also: &[("diagnostic(off, derivative_uniformity);", "")],
+            };
+            fragments.emulated(SHADER)
         });
-        Shader { stem: STEM, text }
+        *EMULATED
     }
 
     proptest! {

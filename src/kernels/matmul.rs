@@ -5,7 +5,7 @@ use super::matmul_join::{self, matmul_join};
 use super::matmul_lanes::Tile;
 use super::matrix::{Epilogue, Matrix, RowFormat};
 use super::part::{Part, layout};
-use super::{matmul_groups, matmul_matrix, matvec_groups};
+use super::{matmul_few, matmul_groups, matmul_matrix, matvec_groups};
 use crate::Result;
 use crate::gpu::{Family, Recorder, ShaderKey, Tensor, Tuning};
 
@@ -17,7 +17,7 @@ struct Params {
     first: u32,
     stride: u32,
     count: u32,
-    /// Steps of a slice of the columns, for `matmul_matrix`.
+    /// Steps of a slice of the columns, for kernels on matrix units.
     slice: u32,
 }
 
@@ -34,6 +34,16 @@ pub enum Rows {
     },
 }
 
+impl Rows {
+    /// The rows that a product with `count` of them is made for.
+    pub(super) fn most(self, count: usize) -> usize {
+        match self {
+            Self::Block => count,
+            Self::Batch { most } => most,
+        }
+    }
+}
+
 /// The most rows of a batch that matrix-vector products take from matrix units. On an H200 those take 16 rows in less time
 /// than packed dot products take four.
 pub(super) const MOST_OF_VECTORS: usize = 2;
@@ -46,7 +56,8 @@ pub fn reads_halves(tuning: Tuning, rows: Rows) -> bool {
 
 /// Values that [`matmul`] needs room for beside its outputs, for at most `most` rows of this kind.
 pub fn slices_len(tuning: Tuning, most: usize, rows: Rows) -> usize {
-    if reads_halves(tuning, rows) { matmul_matrix::slices_len(most) } else { 0 }
+    let len = || matmul_matrix::slices_len(most).max(matmul_few::slices_len(most));
+    if reads_halves(tuning, rows) { len() } else { 0 }
 }
 
 /// The dispatch of one part's product.
@@ -89,8 +100,9 @@ pub fn variants() -> Vec<ShaderKey> {
             );
         }
         all.extend(keys.iter().flat_map(|key| ends(&format.variant(key.clone()))));
-        let matrix = matmul_matrix::keys(format).into_iter().map(|key| format.variant(key));
-        all.extend(matrix.flat_map(|key| ends(&key).into_iter().chain([gated_halves(&key)])));
+        let units = matmul_matrix::keys(format).into_iter().chain(matmul_few::keys(format));
+        let units = units.map(|key| format.variant(key));
+        all.extend(units.flat_map(|key| ends(&key).into_iter().chain([gated_halves(&key)])));
     }
     all.extend(matmul_join::keys().iter().flat_map(|key| ends(key).into_iter().chain([gated_halves(key)])));
     all
@@ -185,7 +197,12 @@ pub(super) fn choose(
             Choice::whole(tile.key(subgroups), tile.grid(part.rows, count))
         }
         (Family::Groups, _) if reads_halves(tuning, rows) => {
-            matmul_matrix::choose(part, count, cols, rows, single)
+            let counts = (count, rows.most(count));
+            if matmul_few::suits(part.format, counts.1) {
+                matmul_few::choose(part, counts, cols, single)
+            } else {
+                matmul_matrix::choose(part, counts, cols, single)
+            }
         }
         (Family::Groups, Rows::Batch { most }) if most <= matvec_groups::MOST => {
             let columns = matvec_groups::columns(count);

@@ -5,7 +5,7 @@ use super::check::{Check, Noise, poisoned};
 use super::matmul::{Choice, Rows, choose, reads_halves, record};
 use super::matrix::{Epilogue, RowFormat};
 use super::part::Part;
-use super::{matmul_matrix, matvec};
+use super::{matmul_few, matmul_matrix, matvec};
 use crate::Result;
 use crate::gpu::{Class, Gpu, Recorder};
 
@@ -76,7 +76,8 @@ pub(super) async fn check_chosen(gpu: &Gpu, case: Case, choose: impl Fn(&Part) -
     if halves_out {
         got = unpacked(bytemuck::cast_slice(&got[..count * outputs / 2]));
     }
-    let on_units = matrix.parts().iter().any(|part| choose(part).key.stem() == matmul_matrix::STEM);
+    let units = [matmul_few::STEM, matmul_matrix::STEM];
+    let on_units = matrix.parts().iter().any(|part| units.contains(&choose(part).key.stem()));
     let tolerance = if on_units { matmul_matrix::TOLERANCE } else { 1e-5 };
     let label = format!("matmul {format:?} {epilogue:?} {count} rows by {rows:?}x{cols}, {kind:?}");
     Ok(Check::compare(label, &got, &want, tolerance))

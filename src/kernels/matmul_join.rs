@@ -1,4 +1,5 @@
-//! The end of a product whose columns were multiplied in slices ([`super::matmul_matrix`]): adds them in their order.
+//! The end of a product whose columns were multiplied in slices ([`super::matmul_matrix`],
+//! [`super::matmul_few`]): adds them in their order.
 
 use super::activations::Values;
 use crate::Result;

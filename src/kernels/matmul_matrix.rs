@@ -1,15 +1,15 @@
 //! [`super::matmul`] for GPUs with cooperative matrices: their units multiply halves and sum in f32. [`super::units`]
 //! lets a device use them only where they compute what the twin does.
 //!
-//! One shader serves all shapes: a workgroup has a `Tile` of the outputs, and where there are too few tiles to keep a
+//! One shader serves all shapes that [`super::matmul_few`] leaves: a workgroup has a `Tile` of the outputs, and where there are too few tiles to keep a
 //! device busy, the columns are multiplied in slices, which `matmul_join` adds in their order.
 
 use super::matmul::{Choice, Rows};
 use super::matmul_check::{Case, check_chosen};
-use super::matmul_join;
 use super::matrix::{Epilogue, RowFormat};
 use super::part::Part;
 use super::units::demand;
+use super::{matmul_few, matmul_join};
 use crate::Result;
 use crate::gpu::{Gpu, Shader, ShaderKey};
 
@@ -44,14 +44,13 @@ impl Tile {
     const LARGE: Self = Self { inputs: 128, rows: 128, step: 64, own: [4, 2] };
     const SMALL: Self = Self { inputs: 64, rows: 64, step: 64, own: [2, 2] };
 
-    /// For at most 16 rows of x, or 32.
+    /// For at most 16 rows of x, or 32, in halves.
     fn flat(inputs: usize) -> Self {
         Self { inputs, rows: 64, step: 64, own: [inputs / 16, 1] }
     }
 
-    /// The tile for a part: what the rows of a batch are multiplied by depends on the most there can be.
-    fn of(part: &Part, count: usize, rows: Rows) -> Self {
-        let most = most(count, rows);
+    /// The tile for a part's product with at most `most` rows of x.
+    fn of(part: &Part, most: usize) -> Self {
         let large = most.div_ceil(Self::LARGE.inputs) * part.rows.div_ceil(Self::LARGE.rows);
         match most {
             0..=16 => Self::flat(16),
@@ -114,32 +113,25 @@ impl Tile {
     }
 }
 
-/// The rows of x that a product is made for.
-fn most(count: usize, rows: Rows) -> usize {
-    match rows {
-        Rows::Block => count,
-        Rows::Batch { most } => most,
-    }
-}
-
 /// Values that the slices of a product with at most so many rows of x can take.
 pub(super) fn slices_len(most: usize) -> usize {
     // As many as MANY workgroups have outputs.
     most.min(FEW) * MANY * Tile::SMALL.rows
 }
 
-/// The dispatch of a part's product.
-pub(super) fn choose(part: &Part, count: usize, cols: usize, rows: Rows, single: bool) -> Choice {
-    let tile = Tile::of(part, count, rows);
-    let slices = if most(count, rows) <= FEW { tile.slices(part.rows, cols) } else { 1 };
+/// The dispatch of a part's product with `count` of at most `most` rows of x.
+pub(super) fn choose(part: &Part, (count, most): (usize, usize), cols: usize, single: bool) -> Choice {
+    let tile = Tile::of(part, most);
+    let slices = if most <= FEW { tile.slices(part.rows, cols) } else { 1 };
     tile.choice(SHADER, part, (count, cols), slices, single)
 }
 
 /// Every variant of the tiles, but for formats of weights and epilogues.
 pub(super) fn keys(format: RowFormat) -> Vec<ShaderKey> {
-    let tiles = [Tile::flat(16), Tile::flat(32), Tile::SMALL, Tile::LARGE];
-    let keys = tiles.map(|tile| tile.key(SHADER, format));
-    keys.into_iter().flat_map(|key| [false, true].map(|single| key.clone().flag("SINGLE", single))).collect()
+    let flat = [Tile::flat(16), Tile::flat(32)].into_iter();
+    let flat = flat.filter(|tile| !matmul_few::suits(format, tile.inputs));
+    let keys = flat.chain([Tile::SMALL, Tile::LARGE]).map(|tile| tile.key(SHADER, format));
+    keys.flat_map(|key| [false, true].map(|single| key.clone().flag("SINGLE", single))).collect()
 }
 
 /// Compares three small products with the twin, once their shaders are known to compile: by the largest tile, the smallest
@@ -156,8 +148,8 @@ pub(super) async fn computes_rightly(gpu: &Gpu) -> Result<()> {
     };
     let products = [
         (case(RowFormat::Q4, Epilogue::SwiGlu, 133, 608, false), Tile::LARGE, 1),
-        (case(RowFormat::F16, Epilogue::Add, 70, 136, true), Tile::SMALL, 1),
-        (case(RowFormat::Q8, Epilogue::Store, 13, 1120, false), Tile::flat(16), 2),
+        (case(RowFormat::Q8, Epilogue::Add, 70, 160, true), Tile::SMALL, 1),
+        (case(RowFormat::F16, Epilogue::Store, 13, 1144, false), Tile::flat(16), 2),
     ];
     for (case, tile, slices) in products {
         let choose = |part: &Part| tile.choice(SHADER, part, (case.count, case.cols), slices, case.single);
@@ -169,73 +161,33 @@ pub(super) async fn computes_rightly(gpu: &Gpu) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use proptest::prelude::*;
 
     use super::super::activations::Activations;
     use super::super::check::Noise;
     use super::super::check::testing::{assert_passed, gpu};
+    use super::super::fragments::Fragments;
     use super::super::matmul;
     use super::super::matvec;
     use super::*;
     use crate::gpu::Recorder;
     use crate::gpu::{Class, Family, Tuning};
 
-    /// Fragments as WebGPU's own language can have them: a lane holds eight neighbouring sums, and operands are read
-    /// where the tiles have them, left ones by rows and right ones by columns.
-    const FRAGMENTS: &str = "
-        var<private> lane_of_team: u32;
-        fn halves(v: vec4<f32>) -> vec2<u32> { return vec2<u32>(pack2x16float(v.xy), pack2x16float(v.zw)); }
-        fn singles(v: vec2<u32>) -> vec4<f32> { return vec4<f32>(unpack2x16float(v.x), unpack2x16float(v.y)); }
-        fn multiply_add(a: u32, b: u32, sums: array<f32, 8>) -> array<f32, 8> {
-            var next = sums;
-            for (var i = 0u; i < 8u; i++) {
-                let row = (8u * lane_of_team + i) / 16u;
-                let column = (8u * lane_of_team + i) % 16u;
-                for (var k = 0u; k < 4u; k++) {
-                    next[i] += dot(singles(tile_x[a + row * PITCH + k]), singles(tile_w[b + column * PITCH + k]));
-                }
-            }
-            return next;
-        }
-        fn keep(sums: array<f32, 8>, at: u32) {
-            for (var i = 0u; i < 8u; i++) {
-                let element = 8u * lane_of_team + i;
-                strips[at + element / 16u * LINE + element % 16u] = sums[i];
-            }
-        }
-        @compute";
-
-    /// The kernel with its fragments and its halves replaced by what any device has.
     fn emulated() -> Shader {
-        static TEXT: std::sync::OnceLock<String> = std::sync::OnceLock::new();
-        let text = TEXT.get_or_init(|| {
-            let mut text = SHADER.text.to_owned();
-            for (from, to) in [
-                ("enable f16;", ""),
-                ("enable wgpu_cooperative_matrix;", ""),
-                ("alias Left = coop_mat16x16<f16, A>;", ""),
-                ("alias Right = coop_mat16x16<f16, B>;", ""),
-                ("coop_mat16x16<f32, C>", "array<f32, 8>"),
-                (
-                    "    @builtin(subgroup_id) team: u32,\n) {",
-                    ") {\nlet team = lane / 32u;\nlane_of_team = lane % 32u;",
-                ),
-                ("vec4<f16>(", "halves("),
-                ("vec4<f16>", "vec2<u32>"),
-                ("coopLoadT<Left>(&tile_x[", "u32("),
-                ("coopLoad<Right>(&tile_w[", "u32("),
-                ("], PITCH)", ")"),
-                ("coopMultiplyAdd(", "multiply_add("),
-                ("coopStoreT(", "keep("),
-                ("&strips[strip], LINE", "strip"),
-                ("@compute", FRAGMENTS),
-            ] {
-                assert!(text.contains(from), "the shader has no `{from}`");
-                text = text.replace(from, to);
-            }
-            text
+        static EMULATED: LazyLock<Shader> = LazyLock::new(|| {
+            let fragments = Fragments {
+                left: ("tile_x", "PITCH"),
+                right: ("tile_w", "PITCH"),
+                sums: ("strips", "LINE"),
+                quads: false,
+                unknown: None,
+                also: &[],
+            };
+            fragments.emulated(SHADER)
         });
-        Shader { stem: STEM, text }
+        *EMULATED
     }
 
     /// The tiles, the largest in less of the shared memory, of which a software adapter has 32 KiB.

@@ -26,6 +26,8 @@ pub mod expected_logits;
 pub mod expected_score;
 pub mod fill;
 pub mod fold;
+#[cfg(test)]
+mod fragments;
 pub mod gather;
 mod grid;
 pub(crate) mod group;
@@ -39,6 +41,7 @@ mod kv_sample;
 pub mod kv_write;
 pub mod matmul;
 mod matmul_check;
+pub mod matmul_few;
 mod matmul_groups;
 mod matmul_join;
 mod matmul_lanes;

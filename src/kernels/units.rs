@@ -1,7 +1,7 @@
 //! Which kernels a device runs on its matrix units. wgpu calls them experimental, so nothing is taken on trust.
 
 use super::check::Check;
-use super::{attention_prefill_matrix, matmul_matrix};
+use super::{attention_prefill_matrix, matmul_few, matmul_matrix};
 use crate::gpu::{Family, Gpu, Tuning, TuningSource};
 use crate::{Error, Result};
 
@@ -20,7 +20,10 @@ pub async fn prove_aloud(gpu: &Gpu) -> (Gpu, Vec<Error>) {
         return (gpu.clone(), Vec::new());
     }
     let products = gpu.retuned(Tuning { matrix_units: true, ..tuning });
-    let products = matmul_matrix::computes_rightly(&products).await;
+    let products = match matmul_matrix::computes_rightly(&products).await {
+        Ok(()) => matmul_few::computes_rightly(&products).await,
+        wrong => wrong,
+    };
     let attention = gpu.retuned(Tuning { matrix_attention: true, ..tuning });
     let attention = attention_prefill_matrix::computes_rightly(&attention).await;
     let (matrix_units, matrix_attention) = (products.is_ok(), attention.is_ok());
