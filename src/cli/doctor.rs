@@ -202,6 +202,7 @@ fn json_report(
             "family": format!("{:?}", gpu.tuning().family).to_lowercase(),
             "subgroups": gpu.tuning().subgroups,
             "matrix_units": gpu.tuning().matrix_units,
+            "matrix_few": gpu.tuning().matrix_few,
             "matrix_attention": gpu.tuning().matrix_attention,
             "planes": gpu.tuning().planes,
             "attention_splits": gpu.tuning().attention_splits,

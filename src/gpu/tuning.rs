@@ -28,6 +28,8 @@ pub struct Tuning {
     /// Multiply many rows on cooperative matrices, in halves. False until such a product was compared with its twin
     /// on the device, by `kernels::units::prove`.
     pub matrix_units: bool,
+    /// Multiply a few rows on them by a kernel of their own, likewise; never without [`Tuning::matrix_units`].
+    pub matrix_few: bool,
     /// Attend in prefill on cooperative matrices, likewise.
     pub matrix_attention: bool,
     /// Decode attention: how many parts the rows of a head are split into at most.
@@ -72,6 +74,7 @@ impl Tuning {
                 textures: info.backend == wgpu::Backend::Vulkan
                     && device.limits().max_storage_textures_per_shader_stage >= 2,
                 matrix_units: false,
+                matrix_few: false,
                 matrix_attention: false,
                 attention_splits: 16,
             }
@@ -86,6 +89,7 @@ impl Tuning {
                 wide_barriers,
                 textures: false,
                 matrix_units: false,
+                matrix_few: false,
                 matrix_attention: false,
                 attention_splits: 16,
             }

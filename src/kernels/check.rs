@@ -171,7 +171,8 @@ pub(super) mod testing {
             tunings.extend([false, true].map(|textures| Tuning { family: Family::Lanes, textures, ..with }));
         }
         if gpu.has_matrix_units() {
-            let units = Tuning { matrix_units: true, matrix_attention: true, ..gpu.tuning() };
+            let units =
+                Tuning { matrix_units: true, matrix_few: true, matrix_attention: true, ..gpu.tuning() };
             tunings.push(Tuning { family: Family::Groups, ..units });
         }
         tunings.into_iter().map(|t| gpu.with_tuning(t)).collect()

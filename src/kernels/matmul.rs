@@ -198,7 +198,7 @@ pub(super) fn choose(
         }
         (Family::Groups, _) if reads_halves(tuning, rows) => {
             let counts = (count, rows.most(count));
-            if matmul_few::suits(part.format, counts.1) {
+            if tuning.matrix_few && matmul_few::suits(part.format, counts.1) {
                 matmul_few::choose(part, counts, cols, single)
             } else {
                 matmul_matrix::choose(part, counts, cols, single)
@@ -276,21 +276,27 @@ mod tests {
     #[test]
     fn matrix_units_take_what_vectors_leave_whatever_the_count() {
         let gpu = super::super::check::testing::gpu();
-        let tuning = Tuning { family: Family::Groups, matrix_units: true, ..gpu.tuning() };
+        let units = Tuning { family: Family::Groups, matrix_units: true, ..gpu.tuning() };
         let (matrix, _) =
             matvec::sample(&gpu, &mut Noise::new(1), RowFormat::Q4, [130, 1], 2048).expect("a matrix");
-        let chosen = |count, rows| choose(tuning, &matrix.parts()[0], (count, 2048), rows, false);
-        for most in [3, 16, 33, 64, 200] {
-            let whole = chosen(most, Rows::Batch { most });
-            for count in 1..=most {
-                let part = chosen(count, Rows::Batch { most });
-                assert_eq!(
-                    (part.key, part.slices, part.slice),
-                    (whole.key.clone(), whole.slices, whole.slice)
-                );
+        for (matrix_few, few) in [(true, "matmul_few"), (false, "matmul_matrix")] {
+            let tuning = Tuning { matrix_few, ..units };
+            let chosen = |count, rows| choose(tuning, &matrix.parts()[0], (count, 2048), rows, false);
+            for (most, stem) in
+                [(3, few), (16, few), (32, few), (33, "matmul_matrix"), (200, "matmul_matrix")]
+            {
+                let whole = chosen(most, Rows::Batch { most });
+                assert_eq!(whole.key.stem(), stem, "{most} rows");
+                for count in 1..=most {
+                    let part = chosen(count, Rows::Batch { most });
+                    assert_eq!(
+                        (part.key, part.slices, part.slice),
+                        (whole.key.clone(), whole.slices, whole.slice)
+                    );
+                }
             }
+            assert_eq!(chosen(2, Rows::Batch { most: 2 }).key.stem(), "matvec_groups");
         }
-        assert_eq!(chosen(2, Rows::Batch { most: 2 }).key.stem(), "matvec_groups");
     }
 
     #[test]

@@ -1,15 +1,16 @@
 //! [`super::matmul`] for GPUs with cooperative matrices: their units multiply halves and sum in f32. [`super::units`]
 //! lets a device use them only where they compute what the twin does.
 //!
-//! One shader serves all shapes that [`super::matmul_few`] leaves: a workgroup has a `Tile` of the outputs, and where there are too few tiles to keep a
-//! device busy, the columns are multiplied in slices, which `matmul_join` adds in their order.
+//! One shader serves all shapes, but for a few rows where [`super::matmul_few`] does: a workgroup has a `Tile` of the outputs,
+//! and where there are too few tiles to keep a device busy, the columns are multiplied in slices, which `matmul_join` adds in
+//! their order.
 
 use super::matmul::{Choice, Rows};
 use super::matmul_check::{Case, check_chosen};
+use super::matmul_join;
 use super::matrix::{Epilogue, RowFormat};
 use super::part::Part;
 use super::units::demand;
-use super::{matmul_few, matmul_join};
 use crate::Result;
 use crate::gpu::{Gpu, Shader, ShaderKey};
 
@@ -44,7 +45,7 @@ impl Tile {
     const LARGE: Self = Self { inputs: 128, rows: 128, step: 64, own: [4, 2] };
     const SMALL: Self = Self { inputs: 64, rows: 64, step: 64, own: [2, 2] };
 
-    /// For at most 16 rows of x, or 32, in halves.
+    /// For at most 16 rows of x, or 32.
     fn flat(inputs: usize) -> Self {
         Self { inputs, rows: 64, step: 64, own: [inputs / 16, 1] }
     }
@@ -128,10 +129,9 @@ pub(super) fn choose(part: &Part, (count, most): (usize, usize), cols: usize, si
 
 /// Every variant of the tiles, but for formats of weights and epilogues.
 pub(super) fn keys(format: RowFormat) -> Vec<ShaderKey> {
-    let flat = [Tile::flat(16), Tile::flat(32)].into_iter();
-    let flat = flat.filter(|tile| !matmul_few::suits(format, tile.inputs));
-    let keys = flat.chain([Tile::SMALL, Tile::LARGE]).map(|tile| tile.key(SHADER, format));
-    keys.flat_map(|key| [false, true].map(|single| key.clone().flag("SINGLE", single))).collect()
+    let tiles = [Tile::flat(16), Tile::flat(32), Tile::SMALL, Tile::LARGE];
+    let keys = tiles.map(|tile| tile.key(SHADER, format));
+    keys.into_iter().flat_map(|key| [false, true].map(|single| key.clone().flag("SINGLE", single))).collect()
 }
 
 /// Compares three small products with the twin, once their shaders are known to compile: by the largest tile, the smallest

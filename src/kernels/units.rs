@@ -20,15 +20,15 @@ pub async fn prove_aloud(gpu: &Gpu) -> (Gpu, Vec<Error>) {
         return (gpu.clone(), Vec::new());
     }
     let products = gpu.retuned(Tuning { matrix_units: true, ..tuning });
-    let products = match matmul_matrix::computes_rightly(&products).await {
-        Ok(()) => matmul_few::computes_rightly(&products).await,
-        wrong => wrong,
-    };
+    let few = gpu.retuned(Tuning { matrix_units: true, matrix_few: true, ..tuning });
+    let products = matmul_matrix::computes_rightly(&products).await;
+    let few = matmul_few::computes_rightly(&few).await;
     let attention = gpu.retuned(Tuning { matrix_attention: true, ..tuning });
     let attention = attention_prefill_matrix::computes_rightly(&attention).await;
     let (matrix_units, matrix_attention) = (products.is_ok(), attention.is_ok());
-    let refused = [products, attention].into_iter().filter_map(Result::err).collect();
-    (gpu.retuned(Tuning { matrix_units, matrix_attention, ..tuning }), refused)
+    let matrix_few = matrix_units && few.is_ok();
+    let refused = [products, few, attention].into_iter().filter_map(Result::err).collect();
+    (gpu.retuned(Tuning { matrix_units, matrix_few, matrix_attention, ..tuning }), refused)
 }
 
 /// Fails with what the first check says that did not pass.
