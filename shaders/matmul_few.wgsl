@@ -9,10 +9,8 @@
 // own: an array of them leaves the registers. With SWIGLU the tile's first weight rows are gates and the second half their ups.
 enable f16;
 enable wgpu_cooperative_matrix;
+#import product
 
-struct Params { rows: u32, cols: u32, first: u32, stride: u32, count: u32, slice: u32 }
-
-@group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> words: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read> scales: array<u32>;
 #ifdef SINGLE

@@ -4,12 +4,10 @@
 // 32 columns of both operands are staged at a time, the weights unpacked on the way, as quads along the columns:
 // tile[quad][row]. A lane's four rows lie 16 apart, so that neighbouring lanes read neighbouring quads. With
 // SWIGLU the tile's first 32 weight rows are gates and the others their ups.
+#import product
 #import dot_add
 #import weight_chunk
 
-struct Params { rows: u32, cols: u32, first: u32, stride: u32, count: u32 }
-
-@group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> words: array<Chunk>;
 @group(0) @binding(2) var<storage, read> scales: array<u32>;
 @group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;

@@ -4,12 +4,10 @@
 // rows of W, with SWIGLU half of them gates and half their ups, and COLUMNS = EIGHTS * TALL rows of x; it unpacks a quad of
 // each weight row once for all of those. The sums stay in registers and on the lane's stack; nothing is shared, nothing waits.
 // An output is the sum of the dot products of its quads, in their order, whatever the tile: the same bits.
+#import product
 #import weight_pack
 #import eight
 
-struct Params { rows: u32, cols: u32, first: u32, stride: u32, count: u32 }
-
-@group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 

@@ -4,11 +4,9 @@
 // count / COLUMNS in z. Lane l takes chunks l, l + 64, ... of all four rows, so that neighbours read neighbouring
 // words; a chunk is unpacked once for COLUMNS rows of x. Then the lanes' sums are reduced. With NORM, COLUMNS is 1 and
 // the sum of squares of x is one more such sum. The order of an output's sum does not depend on COLUMNS.
+#import product
 #import weight_row
 
-struct Params { rows: u32, cols: u32, first: u32, stride: u32, count: u32, epsilon: f32 }
-
-@group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> words: array<Chunk>;
 @group(0) @binding(2) var<storage, read> scales: array<u32>;
 @group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;

@@ -2,13 +2,10 @@
 // W: one part, [rows, cols] packed · x, norm [cols] f32 · out [first + outputs] f32
 // grid: lines of workgroups of 8, 32768 to a grid row; a lane for every eighth of 8 * ROWS neighbouring rows, with SWIGLU
 // half of them gates and half their ups. A lane's sums stay in registers; nothing is shared, nothing waits.
+#import product
 #import weight_pack
 #import eight
 
-// `stride` and `count` are matvec_groups's.
-struct Params { rows: u32, cols: u32, first: u32, stride: u32, count: u32, epsilon: f32 }
-
-@group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 #ifdef NORM

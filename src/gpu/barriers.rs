@@ -35,7 +35,7 @@ impl Barriers {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{AdapterChoice, Class, Gpu, Recorder, Shader, ShaderKey};
+    use super::super::{AdapterChoice, Class, Gpu, Recorder, Shader, ShaderKey, uniform};
     use super::*;
 
     /// Which of the dispatches, each a list of resources read and of resources written, a barrier precedes.
@@ -63,12 +63,21 @@ mod tests {
         assert_eq!(barriers([(&[], &[1, 1]), (&[1, 1], &[2])]), [false, true]);
     }
 
+    uniform! {
+        struct Params {
+            step: u32,
+        }
+    }
+
     const STEP: Shader = Shader {
         stem: "step",
-        text: "@group(0) @binding(0) var<uniform> params: vec4<u32>;
+        text: "struct Params {
+                step: u32,
+            }
+            @group(0) @binding(0) var<uniform> params: Params;
             @group(0) @binding(1) var<storage, read> source: array<u32>;
             @group(0) @binding(2) var<storage, read_write> target_word: array<u32>;
-            @compute @workgroup_size(1) fn main() { target_word[0] = source[0] + params.x; }",
+            @compute @workgroup_size(1) fn main() { target_word[0] = source[0] + params.step; }",
     };
 
     #[test]
@@ -78,7 +87,8 @@ mod tests {
         let kernel = gpu.kernel(&ShaderKey::new(STEP)).expect("a shader");
         let mut rec = Recorder::new(&gpu);
         let step = |rec: &mut Recorder, from: &crate::gpu::Tensor<u32>, to: &crate::gpu::Tensor<u32>| {
-            rec.dispatch(&kernel, &[1u32, 0, 0, 0], &[from.bind(), to.bind()], [1, 1, 1]).expect("recorded");
+            rec.dispatch(&kernel, &Params { step: 1 }, &[from.bind(), to.bind()], [1, 1, 1])
+                .expect("recorded");
             gpu.counters().barriers
         };
         assert_eq!(step(&mut rec, &a, &b), 0);

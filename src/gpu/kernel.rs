@@ -30,6 +30,9 @@ pub(super) struct Inner {
     pub access: Vec<Access>,
     /// What binding 0 covers.
     pub params_bytes: u64,
+    /// The fields of what it holds.
+    #[cfg(debug_assertions)]
+    pub fields: Vec<String>,
 }
 
 #[cfg(not(target_arch = "wasm32"))]
@@ -120,6 +123,8 @@ impl Gpu {
         let label = key.to_string();
         let device = self.device();
         let access = binding_access(&text);
+        #[cfg(debug_assertions)]
+        let fields = super::uniform::fields_of(&text);
         let params_bytes = if text.contains("var<uniform> jobs") { JOBS_BYTES } else { PARAMS_BYTES };
         let buffer = |ty, dynamic| wgpu::BindingType::Buffer {
             ty,
@@ -155,7 +160,16 @@ impl Gpu {
         let id = self.inner.kernels.described.fetch_add(1, Ordering::Relaxed);
         let compile = compile(device.clone(), label.clone(), text, layout.clone(), self.pipeline_cache());
         let pipeline = LazyLock::new(Box::new(compile) as Compile);
-        let inner = Inner { id, label, pipeline, layout, access, params_bytes };
+        let inner = Inner {
+            id,
+            label,
+            pipeline,
+            layout,
+            access,
+            params_bytes,
+            #[cfg(debug_assertions)]
+            fields,
+        };
         Ok(Kernel { inner: Arc::new(inner) })
     }
 }

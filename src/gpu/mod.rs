@@ -4,7 +4,7 @@
 //! Gpu ── device, queue, limits, byte accounts        (adapter.rs, device.rs, account.rs)
 //!  ├─ Tensor<T>   a typed buffer of one class         (tensor.rs, arena.rs)
 //!  ├─ Texture     words by texels                     (texture.rs)
-//!  ├─ Kernel      a compiled pipeline, by ShaderKey   (kernel.rs, shader.rs, workers.rs)
+//!  ├─ Kernel      a compiled pipeline, by ShaderKey   (kernel.rs, shader.rs, uniform.rs, workers.rs)
 //!  ├─ Recorder    many dispatches, one submission     (recorder.rs)
 //!  ├─ Pending     a read-back that resolves later     (readback.rs)
 //!  └─ a folder    what later programs start with      (folder.rs, pipeline_cache.rs, tuning_file.rs)
@@ -28,6 +28,7 @@ mod texture;
 mod timer;
 mod tuning;
 mod tuning_file;
+mod uniform;
 mod workers;
 
 pub use account::{Bytes, Class, Counters};
@@ -45,3 +46,5 @@ pub use tensor::{Binding, Element, Tensor, VIEW_ALIGNMENT};
 pub use texture::{Texel, Texture};
 pub use timer::Submission;
 pub use tuning::{Family, Tuning, TuningSource};
+pub use uniform::Uniform;
+pub(crate) use uniform::uniform;

@@ -14,6 +14,7 @@ use super::kernel::{JOB_BYTES, JOBS_BYTES, Kernel, PARAMS_BYTES};
 use super::readback::{Pending, Signal};
 use super::tensor::{Binding, Element, Source, Tensor};
 use super::timer::{Submission, Timer};
+use super::uniform::Uniform;
 use crate::{Error, Result};
 
 /// Parameters that one submission can hold before the recorder submits on its own.
@@ -76,7 +77,7 @@ impl Recorder {
     ///
     /// # Errors
     /// [`Error::Unsupported`] when a binding or the grid exceeds the device's limits.
-    pub fn dispatch<P: bytemuck::Pod>(
+    pub fn dispatch<P: Uniform>(
         &mut self,
         kernel: &Kernel,
         params: &P,
@@ -84,6 +85,8 @@ impl Recorder {
         grid: [u32; 3],
     ) -> Result<()> {
         debug_assert!(size_of::<P>() as u64 <= PARAMS_BYTES, "{}: parameters too large", kernel.label());
+        #[cfg(debug_assertions)]
+        assert_eq!(kernel.inner.fields, P::FIELDS, "{}: the shader has other parameters", kernel.label());
         self.record(kernel, bytemuck::bytes_of(params), bindings, grid)
     }
 
@@ -92,7 +95,7 @@ impl Recorder {
     ///
     /// # Errors
     /// As [`Recorder::dispatch`].
-    pub fn dispatch_jobs<P: bytemuck::Pod>(
+    pub fn dispatch_jobs<P: Uniform>(
         &mut self,
         kernel: &Kernel,
         jobs: &[P],
@@ -101,6 +104,8 @@ impl Recorder {
     ) -> Result<()> {
         let stride = size_of::<P>().next_multiple_of(16);
         debug_assert!(stride as u64 <= JOB_BYTES, "{}: a job is too large", kernel.label());
+        #[cfg(debug_assertions)]
+        assert_eq!(kernel.inner.fields, P::FIELDS, "{}: the shader has other jobs", kernel.label());
         for jobs in jobs.chunks(MOST_JOBS) {
             let mut bytes = vec![0; stride * jobs.len()];
             for (to, job) in bytes.chunks_exact_mut(stride).zip(jobs) {

@@ -20,7 +20,7 @@ use super::jobs::groups;
 use super::kv_row::Heads;
 use super::observe::noisy_rooms;
 use crate::Result;
-use crate::gpu::{Arena, Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Arena, Class, Gpu, Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader = Shader { stem: "accumulate", text: include_str!("../../shaders/accumulate.wgsl") };
 
@@ -35,19 +35,19 @@ pub struct Window {
     pub position: u32,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Job {
-    heads: u32,
-    capacity: u32,
-    first: u32,
-    count: u32,
-    prompt: u32,
-    block: u32,
-    position: u32,
-    logits_from: u32,
-    ends_from: u32,
-    book_from: u32,
+uniform! {
+    struct Job {
+        heads: u32,
+        capacity: u32,
+        first: u32,
+        count: u32,
+        prompt: u32,
+        block: u32,
+        position: u32,
+        logits_from: u32,
+        ends_from: u32,
+        book_from: u32,
+    }
 }
 
 /// A query of one sequence, and the rows that it attended to.

@@ -7,7 +7,7 @@ use super::kv_code::hadamard;
 use super::kv_row::Heads;
 use super::team::{team_groups, team_key};
 use crate::Result;
-use crate::gpu::{Class, Family, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Class, Family, Gpu, Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader =
     Shader { stem: "attention_merge", text: include_str!("../../shaders/attention_merge.wgsl") };
@@ -15,14 +15,14 @@ const SHADER: Shader =
 /// The maximum of a part without rows.
 const EMPTY: f32 = -3.4e38;
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Job {
-    heads: u32,
-    splits: u32,
-    partials_from: u32,
-    out_from: u32,
-    ends_from: u32,
+uniform! {
+    struct Job {
+        heads: u32,
+        splits: u32,
+        partials_from: u32,
+        out_from: u32,
+        ends_from: u32,
+    }
 }
 
 /// The parts of one token.

@@ -7,7 +7,7 @@ use super::{
     attention_decode_groups as plain, attention_decode_lanes as lanes,
     attention_decode_subgroups as subgroups,
 };
-use crate::gpu::{Family, ShaderKey, Tuning};
+use crate::gpu::{Family, ShaderKey, Tuning, uniform};
 
 /// One token of one sequence.
 #[derive(Debug, Clone)]
@@ -273,26 +273,26 @@ pub(super) struct Flags {
     pub operand: Option<Code>,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub(super) struct Job {
-    count: u32,
-    capacity: u32,
-    sets: u32,
-    kv_heads: u32,
-    group: u32,
-    splits: u32,
-    parts: u32,
-    scale: f32,
-    q_from: u32,
-    k_from: u32,
-    v_from: u32,
-    steps_from: u32,
-    book_from: u32,
-    out_from: u32,
-    ends_from: u32,
-    logits_from: u32,
-    first_part: u32,
-    partials_from: u32,
-    arrived_from: u32,
+uniform! {
+    pub(super) struct Job {
+        count: u32,
+        capacity: u32,
+        sets: u32,
+        kv_heads: u32,
+        group: u32,
+        splits: u32,
+        parts: u32,
+        scale: f32,
+        q_from: u32,
+        k_from: u32,
+        v_from: u32,
+        steps_from: u32,
+        book_from: u32,
+        out_from: u32,
+        ends_from: u32,
+        logits_from: u32,
+        first_part: u32,
+        partials_from: u32,
+        arrived_from: u32,
+    }
 }

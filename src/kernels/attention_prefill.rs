@@ -11,17 +11,17 @@ use super::{
     attention_prefill_groups as groups, attention_prefill_lanes as lanes, attention_prefill_matrix as matrix,
 };
 use crate::Result;
-use crate::gpu::{Class, Family, Gpu, Recorder, ShaderKey, Tensor, Tuning};
+use crate::gpu::{Class, Family, Gpu, Recorder, ShaderKey, Tensor, Tuning, uniform};
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
-    prefix: u32,
-    heads: u32,
-    group: u32,
-    scale: f32,
-    biased: u32,
+uniform! {
+    struct Params {
+        count: u32,
+        prefix: u32,
+        heads: u32,
+        group: u32,
+        scale: f32,
+        biased: u32,
+    }
 }
 
 /// What attention of a block of queries reads and writes.

@@ -5,20 +5,20 @@
 
 use super::check::{Check, Noise, poisoned};
 use crate::Result;
-use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader = Shader { stem: "centre", text: include_str!("../../shaders/centre.wgsl") };
 
 /// Rows that are sampled, at most.
 const SAMPLE: usize = 256;
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    width: u32,
-    first: u32,
-    rows: u32,
-    stride: u32,
+uniform! {
+    struct Params {
+        width: u32,
+        first: u32,
+        rows: u32,
+        stride: u32,
+    }
 }
 
 /// Every shader variant of this kernel.

@@ -2,7 +2,7 @@
 
 use super::check::{Check, Noise, poisoned};
 use crate::Result;
-use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader = Shader { stem: "combine", text: include_str!("../../shaders/combine.wgsl") };
 
@@ -15,13 +15,13 @@ pub enum Combine {
     Sum,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    columns: u32,
-    forced: u32,
-    joined: u32,
-    weight: f32,
+uniform! {
+    struct Params {
+        columns: u32,
+        forced: u32,
+        joined: u32,
+        weight: f32,
+    }
 }
 
 fn key(how: Combine) -> ShaderKey {

@@ -3,17 +3,17 @@
 use super::check::{Check, Noise};
 use super::grid::lines;
 use crate::Result;
-use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader = Shader { stem: "copy", text: include_str!("../../shaders/copy.wgsl") };
 
 /// Lanes of a workgroup: with 64, large GPUs copy at two thirds of what they reach with 128.
 const LANES: usize = 128;
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
+uniform! {
+    struct Params {
+        count: u32,
+    }
 }
 
 /// Every shader variant of this kernel.

@@ -5,20 +5,20 @@ use super::jobs::groups;
 use super::matrix::{Matrix, RowFormat, quantize, unpack};
 use super::part::{Part, layout};
 use crate::Result;
-use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader = Shader { stem: "embed", text: include_str!("../../shaders/embed.wgsl") };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Job {
-    first: u32,
-    rows: u32,
-    vocabulary: u32,
-    chunks: u32,
-    at: u32,
-    to: u32,
-    scale: f32,
+uniform! {
+    struct Job {
+        first: u32,
+        rows: u32,
+        vocabulary: u32,
+        chunks: u32,
+        at: u32,
+        to: u32,
+        scale: f32,
+    }
 }
 
 /// Every shader variant of this kernel.

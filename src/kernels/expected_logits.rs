@@ -11,7 +11,7 @@ use super::check::{Check, Noise, poisoned};
 use super::moments::moments_len;
 use super::score::ScoreShape;
 use crate::Result;
-use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader =
     Shader { stem: "expected_logits", text: include_str!("../../shaders/expected_logits.wgsl") };
@@ -19,15 +19,15 @@ const SHADER: Shader =
 /// Key rows of a workgroup, four for each of its lanes.
 const ROWS: usize = 128;
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    group_heads: u32,
-    key_stride: u32,
-    dim: u32,
-    prefix: u32,
-    count: u32,
-    scale: f32,
+uniform! {
+    struct Params {
+        group_heads: u32,
+        key_stride: u32,
+        dim: u32,
+        prefix: u32,
+        count: u32,
+        scale: f32,
+    }
 }
 
 /// Every shader variant of this kernel.

@@ -6,22 +6,22 @@
 use super::check::{Check, Noise, poisoned};
 use super::score::ScoreShape;
 use crate::Result;
-use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader =
     Shader { stem: "expected_score", text: include_str!("../../shaders/expected_score.wgsl") };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    set_heads: u32,
-    group_heads: u32,
-    value_stride: u32,
-    dim: u32,
-    prefix: u32,
-    count: u32,
-    columns: u32,
-    forced: u32,
+uniform! {
+    struct Params {
+        set_heads: u32,
+        group_heads: u32,
+        value_stride: u32,
+        dim: u32,
+        prefix: u32,
+        count: u32,
+        columns: u32,
+        forced: u32,
+    }
 }
 
 /// Every shader variant of this kernel.

@@ -2,7 +2,7 @@
 
 use super::check::Check;
 use crate::Result;
-use crate::gpu::{Class, Element, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Class, Element, Gpu, Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader = Shader { stem: "fill", text: include_str!("../../shaders/fill.wgsl") };
 
@@ -20,13 +20,13 @@ pub enum Fill {
     Constant(u32),
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
-    row: u32,
-    seed: u32,
-    value: u32,
+uniform! {
+    struct Params {
+        count: u32,
+        row: u32,
+        seed: u32,
+        value: u32,
+    }
 }
 
 fn key(fill: Fill) -> ShaderKey {

@@ -13,18 +13,18 @@
 use super::check::{Check, Noise, poisoned};
 use super::nearest::{Block, NOWHERE, kept_rows};
 use crate::Result;
-use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader = Shader { stem: "fold", text: include_str!("../../shaders/fold.wgsl") };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    rows: u32,
-    columns: u32,
-    prefix: u32,
-    value_stride: u32,
-    width: u32,
+uniform! {
+    struct Params {
+        rows: u32,
+        columns: u32,
+        prefix: u32,
+        value_stride: u32,
+        width: u32,
+    }
 }
 
 /// Every shader variant of this kernel.

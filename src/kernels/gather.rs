@@ -2,15 +2,15 @@
 
 use super::check::{Check, Noise};
 use crate::Result;
-use crate::gpu::{Binding, Class, Gpu, Recorder, Shader, ShaderKey};
+use crate::gpu::{Binding, Class, Gpu, Recorder, Shader, ShaderKey, uniform};
 
 const SHADER: Shader = Shader { stem: "gather", text: include_str!("../../shaders/gather.wgsl") };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    width: u32,
-    rows: u32,
+uniform! {
+    struct Params {
+        width: u32,
+        rows: u32,
+    }
 }
 
 /// Every shader variant of this kernel.

@@ -7,23 +7,23 @@ use super::kv_code::KvBits;
 use super::kv_row::{Format, Heads, KvRows};
 use super::kv_sample::shuffled;
 use crate::Result;
-use crate::gpu::{Gpu, Recorder, Shader, ShaderKey};
+use crate::gpu::{Gpu, Recorder, Shader, ShaderKey, uniform};
 
 const SHADER: Shader = Shader { stem: "kv_copy", text: include_str!("../../shaders/kv_copy.wgsl") };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
-    first: u32,
-    at: u32,
-    from_capacity: u32,
-    to_capacity: u32,
-    sets: u32,
-    kv_heads: u32,
-    k_words: u32,
-    v_words: u32,
-    steps: u32,
+uniform! {
+    struct Params {
+        count: u32,
+        first: u32,
+        at: u32,
+        from_capacity: u32,
+        to_capacity: u32,
+        sets: u32,
+        kv_heads: u32,
+        k_words: u32,
+        v_words: u32,
+        steps: u32,
+    }
 }
 
 /// Every shader variant of this kernel.

@@ -6,18 +6,18 @@ use super::kv_row::{Format, Heads, Kind, KvRows};
 use super::kv_sample::Sample;
 use super::team::{team_groups, team_key};
 use crate::Result;
-use crate::gpu::{Family, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Family, Gpu, Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader = Shader { stem: "kv_read", text: include_str!("../../shaders/kv_read.wgsl") };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
-    to: u32,
-    kv_heads: u32,
-    capacity: u32,
-    sets: u32,
+uniform! {
+    struct Params {
+        count: u32,
+        to: u32,
+        kv_heads: u32,
+        capacity: u32,
+        sets: u32,
+    }
 }
 
 fn key(family: Family, head_dim: usize, kind: Kind, biased: bool) -> ShaderKey {

@@ -6,22 +6,22 @@ use super::kv_row::{Format, Heads, Kind, KvRows};
 use super::kv_sample::{Stored, shuffled};
 use super::team::{team_groups, team_key};
 use crate::Result;
-use crate::gpu::{Binding, Class, Family, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Binding, Class, Family, Gpu, Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader = Shader { stem: "kv_write", text: include_str!("../../shaders/kv_write.wgsl") };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
-    first: u32,
-    source_first: u32,
-    skip: u32,
-    kv_heads: u32,
-    capacity: u32,
-    sets: u32,
-    stride: u32,
-    bias_stride: u32,
+uniform! {
+    struct Params {
+        count: u32,
+        first: u32,
+        source_first: u32,
+        skip: u32,
+        kv_heads: u32,
+        capacity: u32,
+        sets: u32,
+        stride: u32,
+        bias_stride: u32,
+    }
 }
 
 fn key(family: Family, head_dim: usize, kind: Kind, (indexed, biased): (bool, bool)) -> ShaderKey {

@@ -5,21 +5,10 @@ use super::matmul_join::{self, matmul_join};
 use super::matmul_lanes::Tile;
 use super::matrix::{Epilogue, Matrix, RowFormat};
 use super::part::{Part, layout};
+use super::product::Params;
 use super::{matmul_few, matmul_groups, matmul_matrix, matvec_groups};
 use crate::Result;
 use crate::gpu::{Family, Recorder, ShaderKey, Tensor, Tuning};
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    rows: u32,
-    cols: u32,
-    first: u32,
-    stride: u32,
-    count: u32,
-    /// Steps of a slice of the columns, for kernels on matrix units.
-    slice: u32,
-}
 
 /// What the rows of a product's input are, which decides the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,14 +148,7 @@ pub(super) fn record(
         let choice = choose(part);
         let (key, join) = choice.keys(part, epilogue, out.halves);
         let kernel = rec.gpu().kernel(&key)?;
-        let mut params = Params {
-            rows: part.rows as u32,
-            cols: matrix.cols() as u32,
-            first: epilogue.outputs(part.first_row) as u32,
-            stride: epilogue.outputs(matrix.rows()) as u32,
-            count: count as u32,
-            slice: choice.slice as u32,
-        };
+        let mut params = Params { slice: choice.slice as u32, ..Params::new(matrix, part, count, epilogue) };
         let Params { rows, first, stride, count, .. } = params;
         let mut to = out.binding;
         if join.is_some() {

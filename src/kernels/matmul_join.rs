@@ -3,20 +3,20 @@
 
 use super::activations::Values;
 use crate::Result;
-use crate::gpu::{Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader = Shader { stem: "matmul_join", text: include_str!("../../shaders/matmul_join.wgsl") };
 
 /// The most slices.
 pub(super) const MOST: usize = 8;
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub(super) struct Params {
-    pub rows: u32,
-    pub first: u32,
-    pub stride: u32,
-    pub count: u32,
+uniform! {
+    pub(super) struct Params {
+        pub rows: u32,
+        pub first: u32,
+        pub stride: u32,
+        pub count: u32,
+    }
 }
 
 /// The variant that adds so many slices.

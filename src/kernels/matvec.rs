@@ -4,21 +4,10 @@ use super::activations::Values;
 use super::check::{Check, Noise, poisoned};
 use super::matrix::{Epilogue, Matrix, Norm, RowFormat, quantize, unpack};
 use super::part::Part;
+use super::product::Params;
 use super::{matvec_groups, matvec_lanes, rms_norm};
 use crate::Result;
 use crate::gpu::{Class, Family, Gpu, Recorder, ShaderKey, Tuning};
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    rows: u32,
-    cols: u32,
-    first: u32,
-    /// Of the outputs, for the group kernel's further input rows, of which there are none here.
-    stride: u32,
-    count: u32,
-    epsilon: f32,
-}
 
 /// Every shader variant of both families.
 pub fn variants() -> Vec<ShaderKey> {
@@ -58,14 +47,8 @@ pub fn matvec<'a>(
             Family::Groups => (matvec_groups::key(subgroups, 1), matvec_groups::grid(part.rows, 1)),
         };
         let kernel = rec.gpu().kernel(&finish(part.variant(base), epilogue, norm.is_some()))?;
-        let params = Params {
-            rows: part.rows as u32,
-            cols: matrix.cols() as u32,
-            first: epilogue.outputs(part.first_row) as u32,
-            stride: epilogue.outputs(matrix.rows()) as u32,
-            count: 1,
-            epsilon: norm.map_or(0.0, |n| n.epsilon),
-        };
+        let epsilon = norm.map_or(0.0, |n| n.epsilon);
+        let params = Params { epsilon, ..Params::new(matrix, part, 1, epilogue) };
         let mut bindings = vec![part.words.bind(), part.scales.bind(), x, out];
         bindings.extend(norm.map(|n| n.weight.bind()));
         rec.dispatch(&kernel, &params, &bindings, grid)?;

@@ -8,7 +8,7 @@ use super::matrix::{Epilogue, GROUP, Matrix, RowFormat};
 use super::operand::{self, Code, Operand, groups};
 use super::{matvec, rms_norm};
 use crate::Result;
-use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor, Tuning};
+use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor, Tuning, uniform};
 
 const SHADER: Shader = Shader { stem: "matvec_dots", text: include_str!("../../shaders/matvec_dots.wgsl") };
 
@@ -28,16 +28,16 @@ const MOST_FLIGHT: usize = 8;
 /// to, or spill registers.
 const MOST_FLIGHT_GATED: usize = 4;
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    rows: u32,
-    cols: u32,
-    first: u32,
-    stride: u32,
-    count: u32,
-    to_groups: u32,
-    epsilon: f32,
+uniform! {
+    struct Params {
+        rows: u32,
+        cols: u32,
+        first: u32,
+        stride: u32,
+        count: u32,
+        to_groups: u32,
+        epsilon: f32,
+    }
 }
 
 /// What becomes of products.

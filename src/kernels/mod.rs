@@ -62,6 +62,7 @@ pub mod page_bounds;
 pub mod page_score;
 pub mod part;
 pub mod pool;
+mod product;
 pub mod quantise;
 pub mod read;
 pub mod rms_norm;

@@ -2,7 +2,7 @@
 
 use super::check::{Check, Noise, poisoned};
 use crate::Result;
-use crate::gpu::{Class, Family, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Class, Family, Gpu, Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader = Shader { stem: "moments", text: include_str!("../../shaders/moments.wgsl") };
 
@@ -17,14 +17,14 @@ fn slices(family: Family) -> u32 {
     }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    stride: u32,
-    dim: u32,
-    first: u32,
-    count: u32,
-    before: u32,
+uniform! {
+    struct Params {
+        stride: u32,
+        dim: u32,
+        first: u32,
+        count: u32,
+        before: u32,
+    }
 }
 
 fn key(family: Family, joined: bool) -> ShaderKey {

@@ -3,7 +3,7 @@
 use super::check::{Check, poisoned};
 use super::grid::lines;
 use crate::Result;
-use crate::gpu::{Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Gpu, Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader = Shader { stem: "multiply", text: include_str!("../../shaders/multiply.wgsl") };
 
@@ -14,13 +14,13 @@ const CHAINS: usize = 12;
 /// Steps of each value in a round.
 const STEPS: usize = 8;
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
-    rounds: u32,
-    factor: f32,
-    addend: f32,
+uniform! {
+    struct Params {
+        count: u32,
+        rounds: u32,
+        factor: f32,
+        addend: f32,
+    }
 }
 
 /// Every shader variant of this kernel.

@@ -3,7 +3,7 @@
 use super::check::{Check, Noise, poisoned};
 use super::grid::lines;
 use crate::Result;
-use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader =
     Shader { stem: "multiply_matrix", text: include_str!("../../shaders/multiply_matrix.wgsl") };
@@ -13,11 +13,11 @@ const TEAMS: usize = 4;
 /// Rows of `left`, columns of `right`, and what they have in common.
 const SHAPE: [usize; 3] = [32, 64, 16];
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
-    rounds: u32,
+uniform! {
+    struct Params {
+        count: u32,
+        rounds: u32,
+    }
 }
 
 /// Every shader variant of this kernel.

@@ -5,25 +5,25 @@ use std::ops::Range;
 
 use super::check::{Check, Noise};
 use crate::Result;
-use crate::gpu::{Binding, Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Binding, Class, Gpu, Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader = Shader { stem: "nearest", text: include_str!("../../shaders/nearest.wgsl") };
 
 /// What a row that is not kept has where no kept row is like it.
 pub const NOWHERE: u32 = u32::MAX;
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    rows: u32,
-    prefix: u32,
-    key_stride: u32,
-    width: u32,
-    open: u32,
-    end: u32,
-    listed: u32,
-    more: u32,
-    least: f32,
+uniform! {
+    struct Params {
+        rows: u32,
+        prefix: u32,
+        key_stride: u32,
+        width: u32,
+        open: u32,
+        end: u32,
+        listed: u32,
+        more: u32,
+        least: f32,
+    }
 }
 
 /// Every shader variant of this kernel.

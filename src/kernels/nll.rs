@@ -2,15 +2,15 @@
 
 use super::check::{Check, Noise, poisoned};
 use crate::Result;
-use crate::gpu::{Binding, Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Binding, Class, Gpu, Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader = Shader { stem: "nll", text: include_str!("../../shaders/nll.wgsl") };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    vocab: u32,
-    at: u32,
+uniform! {
+    struct Params {
+        vocab: u32,
+        at: u32,
+    }
 }
 
 /// Every shader variant of this kernel.

@@ -14,22 +14,22 @@ use super::kv_memory::KvArena;
 use super::kv_row::{Format, Heads, KvRows};
 use super::kv_sample::{compare_books, shuffled};
 use crate::Result;
-use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader = Shader { stem: "observe", text: include_str!("../../shaders/observe.wgsl") };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Job {
-    heads: u32,
-    sets: u32,
-    capacity: u32,
-    count: u32,
-    fade: f32,
-    weight: f32,
-    logits_from: u32,
-    ends_from: u32,
-    book_from: u32,
+uniform! {
+    struct Job {
+        heads: u32,
+        sets: u32,
+        capacity: u32,
+        count: u32,
+        fade: f32,
+        weight: f32,
+        logits_from: u32,
+        ends_from: u32,
+        book_from: u32,
+    }
 }
 
 /// A query of one sequence, and the rows that it attended to.

@@ -7,21 +7,21 @@ use super::kv_code::{KvBits, hadamard};
 use super::kv_row::{Format, Heads, KvRows};
 use super::kv_sample::Sample;
 use crate::Result;
-use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader = Shader { stem: "page_bounds", text: include_str!("../../shaders/page_bounds.wgsl") };
 
 /// Rows of a page.
 pub const PAGE: usize = 16;
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
-    capacity: u32,
-    sets: u32,
-    kv_heads: u32,
-    first_page: u32,
+uniform! {
+    struct Params {
+        count: u32,
+        capacity: u32,
+        sets: u32,
+        kv_heads: u32,
+        first_page: u32,
+    }
 }
 
 fn key(head_dim: usize, format: Format) -> ShaderKey {

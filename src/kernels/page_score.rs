@@ -8,20 +8,20 @@ use super::check::{Check, Noise, poisoned};
 use super::kv_row::Heads;
 use super::page_bounds::bounds_len;
 use crate::Result;
-use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader = Shader { stem: "page_score", text: include_str!("../../shaders/page_score.wgsl") };
 
 /// Logarithms of scores stay between this and its negative.
 const LARGEST: f32 = 80.0;
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    pages: u32,
-    kv_heads: u32,
-    group: u32,
-    scale: f32,
+uniform! {
+    struct Params {
+        pages: u32,
+        kv_heads: u32,
+        group: u32,
+        scale: f32,
+    }
 }
 
 fn key(head_dim: usize) -> ShaderKey {

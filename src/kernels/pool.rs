@@ -2,7 +2,7 @@
 
 use super::check::{Check, Noise, poisoned};
 use crate::Result;
-use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader = Shader { stem: "pool", text: include_str!("../../shaders/pool.wgsl") };
 
@@ -25,12 +25,12 @@ impl Pooling {
     }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    columns: u32,
-    forced: u32,
-    reach: u32,
+uniform! {
+    struct Params {
+        columns: u32,
+        forced: u32,
+        reach: u32,
+    }
 }
 
 fn key(pooling: Pooling) -> ShaderKey {

@@ -3,15 +3,15 @@
 use super::check::{Check, Noise};
 use super::operand::{Code, Operand, groups};
 use crate::Result;
-use crate::gpu::{Binding, Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Binding, Class, Gpu, Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader = Shader { stem: "quantise", text: include_str!("../../shaders/quantise.wgsl") };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    width: u32,
-    groups: u32,
+uniform! {
+    struct Params {
+        width: u32,
+        groups: u32,
+    }
 }
 
 fn key(code: Code, norm: bool) -> ShaderKey {

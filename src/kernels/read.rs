@@ -4,7 +4,7 @@
 use super::check::{Check, Noise};
 use super::grid::lines;
 use crate::Result;
-use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader = Shader { stem: "read", text: include_str!("../../shaders/read.wgsl") };
 
@@ -13,10 +13,10 @@ const LANES: usize = 256;
 /// Words that a workgroup reads.
 const STRETCH: usize = 16 * 4 * LANES;
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
+uniform! {
+    struct Params {
+        count: u32,
+    }
 }
 
 /// Every shader variant of this kernel.

@@ -4,16 +4,16 @@ use super::activations::{Values, unpacked};
 use super::check::{Check, Noise, poisoned};
 use super::grid::lines;
 use crate::Result;
-use crate::gpu::{Binding, Class, Family, Gpu, Recorder, Shader, ShaderKey, Tensor, Tuning};
+use crate::gpu::{Binding, Class, Family, Gpu, Recorder, Shader, ShaderKey, Tensor, Tuning, uniform};
 
 const SHADER: Shader = Shader { stem: "rms_norm", text: include_str!("../../shaders/rms_norm.wgsl") };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    rows: u32,
-    quads: u32,
-    epsilon: f32,
+uniform! {
+    struct Params {
+        rows: u32,
+        quads: u32,
+        epsilon: f32,
+    }
 }
 
 fn key(family: Family) -> ShaderKey {

@@ -7,7 +7,7 @@
 use super::check::{Check, Noise, poisoned};
 use super::rope_split::{Rope, frequencies, rope_key};
 use crate::Result;
-use crate::gpu::{Binding, Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Binding, Class, Gpu, Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader = Shader { stem: "rope_ahead", text: include_str!("../../shaders/rope_ahead.wgsl") };
 
@@ -27,13 +27,13 @@ impl Ahead {
     }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
-    heads: u32,
-    steps: f32,
-    middle: f32,
+uniform! {
+    struct Params {
+        count: u32,
+        heads: u32,
+        steps: f32,
+        middle: f32,
+    }
 }
 
 fn key(head_dim: usize) -> ShaderKey {

@@ -3,7 +3,7 @@
 use super::check::{Check, Noise, poisoned};
 use super::kv_row::Heads;
 use crate::Result;
-use crate::gpu::{Binding, Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Binding, Class, Gpu, Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader = Shader { stem: "rope_split", text: include_str!("../../shaders/rope_split.wgsl") };
 
@@ -30,14 +30,14 @@ pub(super) fn rope_key(key: ShaderKey, pairs: usize, interleaved: bool) -> Shade
     key.with("PAIRS", pairs as u32).flag("INTERLEAVED", interleaved)
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
-    first: u32,
-    query_heads: u32,
-    kv_heads: u32,
-    scale: f32,
+uniform! {
+    struct Params {
+        count: u32,
+        first: u32,
+        query_heads: u32,
+        kv_heads: u32,
+        scale: f32,
+    }
 }
 
 fn key(head_dim: usize) -> ShaderKey {

@@ -9,27 +9,27 @@ use super::kv_sample::{Stored, shuffled};
 use super::rope_split::{Rope, frequencies, rope_key, twin};
 use super::team::{team_groups, team_key};
 use crate::Result;
-use crate::gpu::{Class, Family, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Class, Family, Gpu, Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader = Shader { stem: "rope_write", text: include_str!("../../shaders/rope_write.wgsl") };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Job {
-    position: u32,
-    entry: u32,
-    query_heads: u32,
-    kv_heads: u32,
-    capacity: u32,
-    sets: u32,
-    scale: f32,
-    qkv_from: u32,
-    q_from: u32,
-    k_from: u32,
-    v_from: u32,
-    steps_from: u32,
-    book_from: u32,
-    centre_from: u32,
+uniform! {
+    struct Job {
+        position: u32,
+        entry: u32,
+        query_heads: u32,
+        kv_heads: u32,
+        capacity: u32,
+        sets: u32,
+        scale: f32,
+        qkv_from: u32,
+        q_from: u32,
+        k_from: u32,
+        v_from: u32,
+        steps_from: u32,
+        book_from: u32,
+        centre_from: u32,
+    }
 }
 
 /// One token of one sequence.

@@ -7,7 +7,7 @@
 use super::check::{Check, Noise};
 use super::jobs::groups;
 use crate::Result;
-use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader = Shader { stem: "sample", text: include_str!("../../shaders/sample.wgsl") };
 
@@ -40,20 +40,20 @@ impl Sampling {
     }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Job {
-    vocab: u32,
-    history_first: u32,
-    history_len: u32,
-    at: u32,
-    penalty: f32,
-    top_k: u32,
-    top_p_mass: u32,
-    min_p: f32,
-    inverse_temperature: f32,
-    random: f32,
-    logits_from: u32,
+uniform! {
+    struct Job {
+        vocab: u32,
+        history_first: u32,
+        history_len: u32,
+        at: u32,
+        penalty: f32,
+        top_k: u32,
+        top_p_mass: u32,
+        min_p: f32,
+        inverse_temperature: f32,
+        random: f32,
+        logits_from: u32,
+    }
 }
 
 fn key(greedy: bool) -> ShaderKey {

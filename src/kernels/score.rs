@@ -17,7 +17,7 @@ use super::check::{Check, Noise, poisoned};
 use super::kv_row::Heads;
 use super::{score_groups, score_lanes};
 use crate::Result;
-use crate::gpu::{Class, Family, Gpu, Recorder, ShaderKey, Tensor, Tuning};
+use crate::gpu::{Class, Family, Gpu, Recorder, ShaderKey, Tensor, Tuning, uniform};
 
 /// Heads of the layer that is scored, and whether they choose together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,27 +77,27 @@ pub struct Measure {
     pub by_value: bool,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    set_heads: u32,
-    group_heads: u32,
-    query_stride: u32,
-    key_stride: u32,
-    dim: u32,
-    lse_stride: u32,
-    prefix: u32,
-    begin: u32,
-    end: u32,
-    count: u32,
-    oldest: u32,
-    joined: u32,
-    columns: u32,
-    forced: u32,
-    scale: f32,
-    weight: f32,
-    weight_step: f32,
-    averaged: u32,
+uniform! {
+    struct Params {
+        set_heads: u32,
+        group_heads: u32,
+        query_stride: u32,
+        key_stride: u32,
+        dim: u32,
+        lse_stride: u32,
+        prefix: u32,
+        begin: u32,
+        end: u32,
+        count: u32,
+        oldest: u32,
+        joined: u32,
+        columns: u32,
+        forced: u32,
+        scale: f32,
+        weight: f32,
+        weight_step: f32,
+        averaged: u32,
+    }
 }
 
 /// Every shader variant of this kernel.

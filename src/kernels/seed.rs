@@ -5,20 +5,20 @@ use super::kv_row::{Format, Heads, KvRows};
 use super::kv_sample::{compare_books, shuffled};
 use super::kv_write::Rows;
 use crate::Result;
-use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader = Shader { stem: "seed", text: include_str!("../../shaders/seed.wgsl") };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
-    first: u32,
-    capacity: u32,
-    columns: u32,
-    skip: u32,
-    stride: u32,
-    end: u32,
+uniform! {
+    struct Params {
+        count: u32,
+        first: u32,
+        capacity: u32,
+        columns: u32,
+        skip: u32,
+        stride: u32,
+        end: u32,
+    }
 }
 
 fn key(indexed: bool) -> ShaderKey {

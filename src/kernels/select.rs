@@ -8,17 +8,17 @@ use std::ops::Range;
 
 use super::check::{Check, Noise};
 use crate::Result;
-use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader = Shader { stem: "select", text: include_str!("../../shaders/select.wgsl") };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    columns: u32,
-    skip: u32,
-    keep: u32,
-    tail: u32,
+uniform! {
+    struct Params {
+        columns: u32,
+        skip: u32,
+        keep: u32,
+        tail: u32,
+    }
 }
 
 /// Every shader variant of this kernel.

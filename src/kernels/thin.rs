@@ -6,7 +6,7 @@
 use super::check::{Check, Noise};
 use super::jobs::groups;
 use crate::Result;
-use crate::gpu::{Arena, Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Arena, Class, Gpu, Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader = Shader { stem: "thin", text: include_str!("../../shaders/thin.wgsl") };
 
@@ -30,19 +30,19 @@ pub struct Cut {
     pub keep: usize,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Job {
-    sets: u32,
-    capacity: u32,
-    start: u32,
-    block: u32,
-    keep: u32,
-    count: u32,
-    mean: u32,
-    slope: f32,
-    book_from: u32,
-    old_from: u32,
+uniform! {
+    struct Job {
+        sets: u32,
+        capacity: u32,
+        start: u32,
+        block: u32,
+        keep: u32,
+        count: u32,
+        mean: u32,
+        slope: f32,
+        book_from: u32,
+        old_from: u32,
+    }
 }
 
 /// Rows of one sequence that some leave.

@@ -4,18 +4,18 @@ use super::check::{Check, Noise};
 use super::grid::lines;
 use super::part::Words;
 use crate::Result;
-use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor, Texel};
+use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor, Texel, uniform};
 
 const SHADER: Shader = Shader { stem: "tile", text: include_str!("../../shaders/tile.wgsl") };
 
 /// Rows of a tile; `shaders/shared/weight_pack.wgsl` says the same.
 pub const TILE: usize = 32;
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    rows: u32,
-    width: u32,
+uniform! {
+    struct Params {
+        rows: u32,
+        width: u32,
+    }
 }
 
 fn key(texel: Texel, textures: bool) -> ShaderKey {

@@ -6,15 +6,15 @@ use super::activations::unpacked;
 use super::check::{Check, Noise};
 use super::grid::lines;
 use crate::Result;
-use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor};
+use crate::gpu::{Class, Gpu, Recorder, Shader, ShaderKey, Tensor, uniform};
 
 const SHADER: Shader = Shader { stem: "to_halves", text: include_str!("../../shaders/to_halves.wgsl") };
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    first: u32,
-    eights: u32,
+uniform! {
+    struct Params {
+        first: u32,
+        eights: u32,
+    }
 }
 
 /// The only shader variant of this kernel.

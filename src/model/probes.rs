@@ -1,7 +1,8 @@
 //! The inside of every layer against PyTorch, so that a wrong layer is known by its number.
 
-#[path = "../../tests/common/mod.rs"]
-mod common;
+#[path = "../../tests/it/common/files.rs"]
+#[expect(dead_code, reason = "the tests of the library use the rest")]
+mod files;
 
 use std::path::Path;
 
@@ -11,7 +12,7 @@ use crate::kernels::kv_row::Heads;
 use crate::kv::policy::{Full, Policy};
 use crate::kv::{Cache, KvOptions, Memory, TierRows};
 use crate::{AdapterChoice, Gpu, LoadOptions, Result};
-use common::{Arrays, golden_arrays, golden_json, max_error, model_file, u32s};
+use files::{Arrays, golden_arrays, golden_json, max_error, model_file, u32s};
 
 /// Share of a row's largest value that it may be off by: f32 sums in another order. Measured: 3.8e-6.
 const TOLERANCE: f32 = 1e-5;
