@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::load::{Source, Stack, assemble};
-use super::rope::{RopeConfig, Scaling};
+use super::rope::RopeConfig;
 use super::{Config, Model};
 use crate::gpu::{Class, Gpu, Recorder, Tensor};
 use crate::kernels::fill::{Fill, fill};
@@ -80,7 +80,7 @@ impl SyntheticPreset {
             vocab: self.vocab,
             context: self.context,
             epsilon: 1e-5,
-            rope: RopeConfig { base: self.rope_base, dims: dim, interleaved: true, scaling: Scaling::None },
+            rope: RopeConfig::plain(self.rope_base, dim),
             fingerprint: String::new(),
             profile: None,
         }
