@@ -74,7 +74,8 @@ impl Answers {
         for line in text[..whole].split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
             let found = serde_json::from_slice::<Line>(line).ok();
             let found = found.filter(|line| line.is_answer() || line.error.is_some());
-            match found.filter(|line| prompts.get(lines.len()) == Some(&line.prompt)) {
+            // Answers beyond the prompts are those of a longer file, and stay.
+            match found.filter(|line| prompts.get(lines.len()).is_none_or(|prompt| *prompt == line.prompt)) {
                 Some(line) => {
                     let answer = line.is_answer();
                     lines.push((serde_json::to_string(&line).map_err(io::Error::from)?, answer));
@@ -95,6 +96,11 @@ impl Answers {
     /// The prompts that have no answer.
     pub fn missing(&self) -> Vec<usize> {
         (0..self.prompts).filter(|&i| !self.lines.get(i).is_some_and(|(_, answer)| *answer)).collect()
+    }
+
+    /// Lines that answer none of the prompts, behind those that do.
+    pub fn beyond(&self) -> usize {
+        self.lines.len().saturating_sub(self.prompts)
     }
 
     /// Puts in the line of prompt `i`; of those that are missing, the next.

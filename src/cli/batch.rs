@@ -55,6 +55,12 @@ pub async fn run(args: &BatchArgs) -> Outcome {
     let prompts = read_prompts(&args.prompts)?;
     let mut answers = Answers::open(&args.out, &prompts)?;
     let missing = answers.missing();
+    if answers.beyond() > 0 {
+        let (more, out) = (answers.beyond(), args.out.display());
+        report::note(&format!(
+            "benben: {out} has {more} answers beyond those to these prompts, which stay there"
+        ));
+    }
     if missing.is_empty() {
         report::note(&format!("all {} answers are in {} already", prompts.len(), args.out.display()));
         return Ok(());

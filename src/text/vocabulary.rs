@@ -2,7 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use tokenizers::AddedToken;
+use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::{AddedToken, Tokenizer};
 
 use super::{Text, bpe, pieces::Pieces, spm, stops, template::Template, words};
 use crate::{Error, Result};
@@ -100,6 +101,18 @@ impl Text {
         };
         let opening = vocabulary.bos.filter(|_| vocabulary.adds_bos()).into_iter().collect();
         Ok(Self::assemble(tokenizer, pieces, opening, vocabulary.stops(), template, notes))
+    }
+
+    /// The text of a model that has none: tokens that only have numbers, of which none ends an answer.
+    pub(crate) fn numbered(tokens: usize) -> Result<Self> {
+        let names: Vec<String> = (0..tokens).map(|id| format!("<{id}>")).collect();
+        let mut pieces = Pieces::new(false);
+        names.iter().for_each(|name| pieces.push(name.bytes()));
+        let model =
+            BPE::builder().vocab_and_merges(names.into_iter().zip(0..).collect::<Vocab>(), Vec::new());
+        let model =
+            model.build().map_err(|error| Error::Text(format!("numbers make no tokenizer: {error}")))?;
+        Ok(Self::assemble(Tokenizer::new(model), pieces, Vec::new(), Vec::new(), None, Vec::new()))
     }
 }
 
