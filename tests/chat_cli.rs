@@ -94,6 +94,21 @@ fn a_conversation_is_saved_over_an_older_one_and_goes_on() {
 }
 
 #[test]
+fn an_interrupted_measurement_leaves_nothing_behind() {
+    let (folder, _) = folder("interrupted");
+    let json = format!("--json={}", folder.join("report").display());
+    let mut child =
+        command(&["bench", "--synthetic", "tiny", "--runs", "100000", &json]).spawn().expect("benben starts");
+    while names(&folder).len() < 2 {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    signal(&child, "-INT");
+    assert!(!child.wait().expect("benben ends").success());
+    assert_eq!(names(&folder), ["model.gguf"]);
+    let _ = fs::remove_dir_all(folder);
+}
+
+#[test]
 fn signals_save_the_conversation() {
     let (folder, model) = folder("signals");
     for (name, tokens) in [("-INT", "3"), ("-TERM", "3"), ("-TERM", "2000"), ("-HUP", "3")] {

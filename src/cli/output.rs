@@ -3,15 +3,17 @@
 //! What is there already is only ever replaced by another one of its kind. The bytes go to a file beside it first, which
 //! also is the lock.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use benben::Error;
 use benben::kv::Profile;
 use serde_json::Value;
 
-use super::{Failure, Outcome};
+use super::{Failure, Outcome, signals};
 
 /// The first lines of a page, and more than all of a profile.
 const HEAD: u64 = 1 << 20;
@@ -113,9 +115,12 @@ impl Output {
         // A link stays one: its target is what gets replaced.
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let part = path.with_added_extension("benben-part");
+        // Without signals a part may be left behind, which the next run takes over.
+        let _ = signals::watch();
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&part);
         let file = file.map_err(|error| Failure::save(&path, error))?;
         lock(&file, &path)?;
+        parts().insert(part.clone());
         Ok(Self { path, part, file })
     }
 
@@ -145,7 +150,21 @@ impl Output {
 
 impl Drop for Output {
     fn drop(&mut self) {
+        parts().remove(&self.part);
         let _ = fs::remove_file(&self.part);
+    }
+}
+
+/// The parts of all outputs.
+fn parts() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    static PARTS: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    PARTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes what is unfinished, before the program ends in the middle.
+pub fn remove_parts() {
+    for part in &*parts() {
+        let _ = fs::remove_file(part);
     }
 }
 

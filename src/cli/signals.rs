@@ -4,12 +4,13 @@
 use std::io::{self, BufRead};
 use std::pin::pin;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::task::{Poll, Waker};
 use std::thread;
 
 use benben::{Generation, Result};
 
+use super::output;
 use super::report::note;
 
 /// What somebody at the other end did.
@@ -31,9 +32,10 @@ impl Events {
     pub fn listen() -> Self {
         let (sender, events) = mpsc::channel();
         let interrupt = Arc::new(Interrupt { state: Mutex::default(), idle: sender.clone() });
-        if let Err(error) = handle(interrupt.clone()) {
+        if let Err(error) = watch() {
             note(&format!("signals will end the program, and nothing will be saved then: {error}"));
         }
+        *LISTENER.lock().unwrap_or_else(PoisonError::into_inner) = Some(interrupt.clone());
         thread::spawn(move || read_lines(&sender));
         Self { events, interrupt }
     }
@@ -135,15 +137,51 @@ impl Interrupt {
     }
 }
 
+/// Who hears of signals; nobody, and they end the program.
+static LISTENER: Mutex<Option<Arc<Interrupt>>> = Mutex::new(None);
+
+/// What a signal does: it is told to who listens, or ends the program, which leaves no unfinished file behind. Gives back
+/// whether it ends it.
+fn heard(leave: bool) -> bool {
+    let listener = LISTENER.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    match &listener {
+        Some(interrupt) => interrupt.press(leave),
+        None => output::remove_parts(),
+    }
+    listener.is_none()
+}
+
+/// Begins to catch signals, once.
+///
+/// # Errors
+/// The system's, when it does not let signals be caught.
+pub fn watch() -> io::Result<()> {
+    static WATCHED: Once = Once::new();
+    let mut outcome = Ok(());
+    WATCHED.call_once(|| outcome = catch());
+    outcome
+}
+
 #[cfg(unix)]
-fn handle(interrupt: Arc<Interrupt>) -> io::Result<()> {
+fn catch() -> io::Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])?;
-    thread::spawn(move || signals.forever().for_each(|signal| interrupt.press(signal != SIGINT)));
+    thread::spawn(move || {
+        for signal in signals.forever() {
+            if heard(signal != SIGINT) {
+                let _ = signal_hook::low_level::emulate_default_handler(signal);
+            }
+        }
+    });
     Ok(())
 }
 
 #[cfg(not(unix))]
-fn handle(interrupt: Arc<Interrupt>) -> io::Result<()> {
-    ctrlc::set_handler(move || interrupt.press(false)).map_err(io::Error::other)
+fn catch() -> io::Result<()> {
+    let end = || {
+        if heard(false) {
+            std::process::exit(1);
+        }
+    };
+    ctrlc::set_handler(end).map_err(io::Error::other)
 }
