@@ -92,7 +92,7 @@ impl Plan {
             return Err(Error::Invalid(reason));
         }
         let f16 = crate::kv::Format::F16.bytes_per_token(config.heads);
-        let kv = kv.profiled(config.profile.as_ref());
+        let kv = kv.suited(config.heads, config.profile.as_ref());
         let block = kv.policy.plan(context, config.kv_layers())?;
         kv.check_offload(&block)?;
         let tiers = Tiers::new(&kv);

@@ -4,7 +4,14 @@ import { Local, Remote } from "./source.js";
 import { Store } from "./store.js";
 
 /** What may lie beside safetensors. */
-const BESIDE = ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"];
+const BESIDE = [
+  "config.json",
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "generation_config.json",
+  "chat_template.jinja",
+];
 
 /**
  * Opens the files of a model as far as their sizes go.

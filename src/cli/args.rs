@@ -8,11 +8,16 @@ use benben::plan::{Limits, Plan};
 use benben::text::TokenStream;
 use benben::weights::ModelFile;
 use benben::{
-    AdapterChoice, GenerateOptions, Gpu, KvOptions, LoadOptions, Message, Model, Result, RowFormat, Sampling,
-    Session, SessionOptions,
+    AdapterChoice, Error, GenerateOptions, Gpu, KvOptions, LoadOptions, Message, Model, Result, RowFormat,
+    Sampling, Session, SessionOptions,
 };
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
+
+use super::report::note;
+
+/// Between the seeds of prompts: 2^32 by the golden ratio, so that neighbours are far apart.
+const SPREAD: u32 = 0x9e37_79b9;
 
 /// The most tokens of a context, and the most that any count may ask for.
 const MOST_TOKENS: usize = 1 << 24;
@@ -96,6 +101,9 @@ impl LoadArgs {
         });
         let model = model.await;
         bar.finish_and_clear();
+        if let Ok(model) = &model {
+            model.text().notes().iter().for_each(|text| note(&format!("benben: {text}")));
+        }
         model
     }
 
@@ -161,6 +169,13 @@ pub struct AnswerArgs {
 }
 
 impl AnswerArgs {
+    /// The same for prompt `i` of several, so that equal ones draw different tokens, and the same in every run.
+    pub fn options_of(&self, i: usize) -> GenerateOptions {
+        let mut options = self.options();
+        options.sampling.seed = self.seed.wrapping_add((i as u32).wrapping_mul(SPREAD));
+        options
+    }
+
     pub fn options(&self) -> GenerateOptions {
         let sampling = Sampling {
             temperature: self.temperature,
@@ -200,6 +215,21 @@ impl FormArgs {
     pub fn stream(&self, model: &Model) -> TokenStream {
         if self.raw { model.text().stream_continued() } else { model.text().stream() }
     }
+}
+
+/// The text of a file, without the byte order mark that some editors put in front.
+///
+/// # Errors
+/// [`Error::File`] if it cannot be read, or is not UTF-8.
+pub fn read_text(path: &Path) -> Result<String> {
+    let text = std::fs::read_to_string(path);
+    text.map(without_mark)
+        .map_err(|e| Error::File { path: path.display().to_string(), reason: e.to_string() })
+}
+
+/// A text without the byte order mark in front.
+pub fn without_mark(text: String) -> String {
+    text.strip_prefix('\u{feff}').map_or(text.clone(), str::to_owned)
 }
 
 /// A number of tokens, rows or runs.

@@ -1,19 +1,19 @@
 //! `benben batch`: a file of prompts, a file of answers.
 //!
-//! Both have a JSON object a line, in the same order. An answer is written as soon as those before it are, so that
-//! what is in the file after an interruption is whole, and the next run goes on behind it.
+//! Both have a JSON object a line, in the same order; `answers.rs` has the latter. Prompts that got no answer are tried
+//! again by the next run.
 
-use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use benben::{Answer, Engine, EngineOptions, Error, KvOptions, Model, Request, Result};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_json::Value;
 
-use super::args::{AnswerArgs, FormArgs, LoadArgs, bar, count};
+use super::answers::{Answers, Line};
+use super::args::{AnswerArgs, FormArgs, LoadArgs, bar, count, read_text};
 use super::kv_args::KvArgs;
 use super::{Failure, Outcome, report};
 
@@ -49,51 +49,48 @@ pub struct BatchArgs {
 #[derive(Debug, Deserialize)]
 struct Prompt {
     prompt: String,
-}
-
-/// A line of the answers.
-#[derive(Debug, Serialize)]
-struct Line<'a> {
-    prompt: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    text: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tokens: Option<Vec<u32>>,
-    /// Why there is no answer to this prompt.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
+    /// Whatever else it says.
+    #[serde(flatten)]
+    rest: BTreeMap<String, Value>,
 }
 
 pub async fn run(args: &BatchArgs) -> Outcome {
     let prompts = read_prompts(&args.prompts)?;
-    let (mut file, done) = resume(&args.out, &prompts)?;
-    if done == prompts.len() {
-        report::note(&format!("all {done} answers are in {} already", args.out.display()));
+    let mut answers = Answers::open(&args.out, &prompts)?;
+    let missing = answers.missing();
+    if answers.beyond() > 0 {
+        let (more, out) = (answers.beyond(), args.out.display());
+        report::note(&format!(
+            "benben: {out} has {more} answers beyond those to these prompts, which stay there"
+        ));
+    }
+    if missing.is_empty() {
+        report::note(&format!("all {} answers are in {} already", prompts.len(), args.out.display()));
         return Ok(());
     }
     let model = args.load.load(&args.model, &args.kv.options()?, None).await?;
-    let mut batch = Batch::new(args, &model, &prompts[done..])?;
+    let mut batch = Batch::new(args, &model, missing.iter().map(|&i| (i, prompts[i].as_str())).collect())?;
 
     let progress = bar("{pos} of {len} answers {bar:30} {eta} left");
     progress.set_length(prompts.len() as u64);
-    progress.set_position(done as u64);
+    progress.set_position((prompts.len() - missing.len()) as u64);
     let (started, mut tokens, mut failed) = (Instant::now(), 0, 0);
-    while let Some(line) = batch.next().await? {
+    while let Some((i, line)) = batch.next().await? {
         tokens += line.tokens.as_ref().map_or(0, Vec::len);
         failed += usize::from(line.error.is_some());
-        let text = serde_json::to_string(&line).map_err(io::Error::from)? + "\n";
-        file.write_all(text.as_bytes()).map_err(|error| Failure::save(&args.out, error))?;
+        answers.put(i, &line)?;
         progress.inc(1);
     }
+    answers.finish()?;
     progress.finish_and_clear();
-    let total = prompts.len() - done;
     report::note(&format!(
         "{} answers, {tokens} tokens at {:.1}/s, up to {} at once; {}",
-        total - failed,
+        missing.len() - failed,
         tokens as f64 / started.elapsed().as_secs_f64(),
         batch.engine.report().most_sequences,
         model.gpu().describe(),
     ));
+    let total = prompts.len();
     if failed > 0 { Err(Failure::Unanswered { failed, total }) } else { Ok(()) }
 }
 
@@ -103,14 +100,14 @@ struct Batch<'a> {
     model: &'a Model,
     kv: KvOptions,
     engine: Engine,
-    /// Those that are not submitted yet.
-    prompts: &'a [Prompt],
+    /// Those that are not submitted yet, with their places.
+    prompts: VecDeque<(usize, &'a str)>,
     /// Those that are, in their order.
-    answers: VecDeque<(&'a str, Result<Answer>)>,
+    answers: VecDeque<(usize, &'a str, Result<Answer>)>,
 }
 
 impl<'a> Batch<'a> {
-    fn new(args: &'a BatchArgs, model: &'a Arc<Model>, prompts: &'a [Prompt]) -> Outcome<Self> {
+    fn new(args: &'a BatchArgs, model: &'a Arc<Model>, prompts: VecDeque<(usize, &'a str)>) -> Outcome<Self> {
         let options = EngineOptions {
             max_sequences: args.max_sequences,
             context: args.load.context,
@@ -125,32 +122,30 @@ impl<'a> Batch<'a> {
     /// Submits as many as keep every place taken.
     fn feed(&mut self) {
         while self.engine.report().waiting < self.args.max_sequences {
-            let Some((next, rest)) = self.prompts.split_first() else { return };
-            let answer = self.args.form.tokens(&next.prompt, self.model).and_then(|prompt| {
-                let (kv, generate) = (self.kv.clone(), self.args.answer.options());
+            let Some((i, text)) = self.prompts.pop_front() else { return };
+            let answer = self.args.form.tokens(text, self.model).and_then(|prompt| {
+                let (kv, generate) = (self.kv.clone(), self.args.answer.options_of(i));
                 self.engine.submit(Request { prompt, kv, generate, ..Request::default() })
             });
-            self.answers.push_back((&next.prompt, answer));
-            self.prompts = rest;
+            self.answers.push_back((i, text, answer));
         }
     }
 
-    /// The next answer in the order of the prompts. A prompt that cannot be answered says why; a lost device, or one
+    /// The next answer in the order of the prompts, and its place. A prompt that cannot be answered says why; a lost device, or one
     /// without memory, ends all.
-    async fn next(&mut self) -> Result<Option<Line<'a>>> {
+    async fn next(&mut self) -> Result<Option<(usize, Line)>> {
         self.feed();
-        let Some((prompt, answer)) = self.answers.pop_front() else { return Ok(None) };
+        let Some((i, prompt, answer)) = self.answers.pop_front() else { return Ok(None) };
         let outcome = match answer {
             Ok(answer) => self.collect(answer).await,
             Err(error) => Err(error),
         };
-        match outcome {
-            Ok((text, tokens)) => {
-                Ok(Some(Line { prompt, text: Some(text), tokens: Some(tokens), error: None }))
-            }
-            Err(error @ (Error::DeviceLost(_) | Error::OutOfMemory { .. })) => Err(error),
-            Err(error) => Ok(Some(Line { prompt, text: None, tokens: None, error: Some(error.to_string()) })),
-        }
+        let (text, tokens, error) = match outcome {
+            Ok((text, tokens)) => (Some(text), Some(tokens), None),
+            Err(error @ (Error::DeviceLost(_) | Error::OutOfMemory { .. })) => return Err(error),
+            Err(error) => (None, None, Some(error.to_string())),
+        };
+        Ok(Some((i, Line { prompt: prompt.to_owned(), text, tokens, error })))
     }
 
     async fn collect(&mut self, mut answer: Answer) -> Result<(String, Vec<u32>)> {
@@ -165,10 +160,10 @@ impl<'a> Batch<'a> {
     }
 }
 
-fn read_prompts(path: &Path) -> Result<Vec<Prompt>> {
+/// The prompts of a file; of fields that are not read, a note.
+fn read_prompts(path: &Path) -> Result<Vec<String>> {
     let name = path.display().to_string();
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Error::File { path: name.clone(), reason: error.to_string() })?;
+    let text = read_text(path)?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let prompt = |(i, line): (usize, &str)| {
         serde_json::from_str(line).map_err(|error| Error::Format {
@@ -182,34 +177,11 @@ fn read_prompts(path: &Path) -> Result<Vec<Prompt>> {
             "{name} has no prompt; write a line {{\"prompt\": \"...\"}} for each"
         )));
     }
-    Ok(prompts)
-}
-
-/// Opens the file of answers behind the last whole line, and says how many answers it has.
-fn resume(path: &Path, prompts: &[Prompt]) -> Outcome<(File, usize)> {
-    let open = || {
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        let mut text = Vec::new();
-        file.read_to_end(&mut text)?;
-        Ok((file, text))
-    };
-    let (mut file, text) = open().map_err(|error| Failure::save(path, error))?;
-    let whole = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
-    let mut done = 0;
-    for line in text[..whole].split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
-        let found = serde_json::from_slice::<Prompt>(line).ok().map(|line| line.prompt);
-        if found.is_none() || found.as_deref() != prompts.get(done).map(|p| p.prompt.as_str()) {
-            return Err(Failure::Library(Error::Invalid(format!(
-                "line {} of {} is not the answer to prompt {}; choose another --out, or delete the file",
-                done + 1,
-                path.display(),
-                done + 1,
-            ))));
-        }
-        done += 1;
+    let others: BTreeSet<&str> =
+        prompts.iter().flat_map(|prompt| prompt.rest.keys().map(String::as_str)).collect();
+    if !others.is_empty() {
+        let others = others.into_iter().collect::<Vec<_>>().join(", ");
+        report::note(&format!("benben: of the lines of {name}, only \"prompt\" is read, and not {others}"));
     }
-    // What was cut off amid a line is answered again.
-    let cut = file.set_len(whole as u64).and_then(|()| file.seek(SeekFrom::End(0)));
-    cut.map_err(|error| Failure::save(path, error))?;
-    Ok((file, done))
+    Ok(prompts.into_iter().map(|prompt| prompt.prompt).collect())
 }

@@ -3,7 +3,6 @@
 //! Nothing is written before everything is measured, and then at once: whoever interrupts it keeps the profile that
 //! was there.
 
-use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use benben::engine::Window;
@@ -12,9 +11,10 @@ use benben::text::Special;
 use benben::weights::profile_path;
 use benben::{Error, KvOptions, Model, Result};
 
-use super::args::{LoadArgs, bar, count};
+use super::Outcome;
+use super::args::{LoadArgs, bar, count, read_text};
+use super::output::{Kind, Output};
 use super::report::{Table, note, say};
-use super::{Failure, Outcome};
 
 /// Columns of the longest bar.
 const LONGEST: f32 = 40.0;
@@ -46,18 +46,15 @@ pub struct CalibrateArgs {
 }
 
 pub async fn run(args: &CalibrateArgs) -> Outcome {
-    let texts = args.text.iter().map(|path| read(path)).collect::<Result<Vec<_>>>()?;
-    let output = args.output.clone().unwrap_or_else(|| profile_path(&args.model));
+    let texts = args.text.iter().map(|path| read_text(path)).collect::<Result<Vec<_>>>()?;
+    let path = args.output.clone().unwrap_or_else(|| profile_path(&args.model));
+    // Before minutes of measuring, not after them.
+    let mut output = Output::claim(&path, Kind::Profile)?;
     let model = args.load.load(&args.model, &KvOptions::full(), None).await?;
     let mut windows = Vec::new();
     for (path, text) in args.text.iter().zip(texts) {
         windows.extend(args.windows(&model, path, &text)?);
     }
-    // Before minutes of measuring, not after them.
-    let unfinished = output.with_added_extension("part");
-    let unwritable = |error| Failure::save(&output, error);
-    File::create(&unfinished).and_then(|_| fs::remove_file(&unfinished)).map_err(unwritable)?;
-
     let bar = bar("measurement {pos} of {len} {bar:30} {per_sec}, {eta} left");
     let measuring = Profile::measure(&model, &windows, args.names(), |done, total| {
         bar.set_length(total as u64);
@@ -66,9 +63,8 @@ pub async fn run(args: &CalibrateArgs) -> Outcome {
     let profile = measuring.await?;
     bar.finish_and_clear();
     say(&format!("{}, {}\n{}", model.config().name, profile.measured(), chart(profile.weights())))?;
-    let saved = fs::write(&unfinished, profile.to_json()?).and_then(|()| fs::rename(&unfinished, &output));
-    saved.map_err(unwritable)?;
-    note(&format!("saved to {}", output.display()));
+    output.write(profile.to_json()?.as_bytes())?;
+    note(&format!("saved to {}", path.display()));
     Ok(())
 }
 
@@ -100,11 +96,6 @@ impl CalibrateArgs {
             self.text.iter().map(|path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy());
         names.collect::<Vec<_>>().join(", ")
     }
-}
-
-fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path)
-        .map_err(|e| Error::File { path: path.display().to_string(), reason: e.to_string() })
 }
 
 /// One bar for each layer.

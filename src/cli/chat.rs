@@ -4,17 +4,17 @@
 //! session has seen, the answer's own included, only the rest is run; else the cache starts anew, with the rows of
 //! what every conversation of this chat begins with. A file holds the cache beside the messages.
 
-use std::io::{self, BufRead, IsTerminal};
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
-use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Poll, Waker};
+use std::sync::Arc;
 
-use benben::{Error, GenerateOptions, Generation, Message, Result, Session};
+use benben::{Error, GenerateOptions, Message, Result, Session};
 
 use super::args::{AnswerArgs, LoadArgs};
 use super::kv_args::KvArgs;
+use super::output::{Kind, Output};
 use super::report::{note, say, summary};
+use super::signals::{Events, Interrupt};
 use super::{Failure, Outcome};
 
 /// Tokens of a conversation unless `--context` says otherwise; what a model was trained for may not fit.
@@ -49,7 +49,7 @@ pub struct ChatArgs {
 
 pub async fn run(args: &ChatArgs) -> Outcome {
     let kv = args.kv.options()?;
-    args.save.as_deref().map_or(Ok(()), has_folder)?;
+    let output = args.save.as_deref().map(|path| Output::claim(path, Kind::Conversation)).transpose()?;
     let model = args.load.load(&args.model, &kv, Some(FIRST_TURN)).await?;
     if !model.text().has_template() {
         let message = "the model has no chat template, so it cannot chat; use `benben run --raw`";
@@ -67,16 +67,12 @@ pub async fn run(args: &ChatArgs) -> Outcome {
             .map_err(|e| Error::Invalid(format!("{} was not saved by a chat: {e}", path.display())))?;
     }
     model.keep_prefixes(KEPT);
-    let interrupt = Arc::new(Interrupt::default());
-    let pressed = interrupt.clone();
-    if let Err(error) = ctrlc::set_handler(move || pressed.press()) {
-        note(&format!("Ctrl-C will end the program: {error}"));
-    }
+    let events = Events::listen();
     let first = messages.iter().take_while(|message| message.role == "system").count();
     let (messages, system) = (messages.split_off(first), messages);
-    let options = args.answer.options();
-    let mut chat = Chat { session, messages, system, options, interrupt };
-    while let Some(line) = read_line()? {
+    let (options, interrupt) = (args.answer.options(), events.interrupt.clone());
+    let mut chat = Chat { session, messages, system, options, interrupt, output };
+    while let Some(line) = chat.next_line(&events)? {
         match line.trim() {
             "" => {}
             "/quit" => break,
@@ -90,38 +86,13 @@ pub async fn run(args: &ChatArgs) -> Outcome {
                 }
                 None if text.starts_with('/') => note(
                     "commands: /reset forgets the conversation, /save FILE keeps it for --resume, /stats shows speed \
-                     and memory, /quit leaves",
+                     and memory, /quit leaves, as Ctrl-C does",
                 ),
                 _ => chat.turn(text).await?,
             },
         }
     }
-    match &args.save {
-        Some(path) => Ok(chat.save(path).await?),
-        None => Ok(()),
-    }
-}
-
-/// Fails before a conversation begins that could not be saved.
-fn has_folder(path: &Path) -> Result<()> {
-    match path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
-        Some(folder) => {
-            let (path, folder) = (path.display(), folder.display());
-            Err(Error::Invalid(format!("cannot write {path}: there is no folder {folder}; create it first")))
-        }
-        None => Ok(()),
-    }
-}
-
-/// The next line of stdin, or nothing at its end.
-fn read_line() -> io::Result<Option<String>> {
-    let stdin = io::stdin();
-    if stdin.is_terminal() {
-        say("> ")?;
-    }
-    let mut line = Vec::new();
-    let read = stdin.lock().read_until(b'\n', &mut line)?;
-    Ok((read > 0).then(|| String::from_utf8_lossy(&line).into_owned()))
+    chat.finish().await
 }
 
 struct Chat {
@@ -130,9 +101,19 @@ struct Chat {
     system: Vec<Message>,
     options: GenerateOptions,
     interrupt: Arc<Interrupt>,
+    /// Where the conversation goes when it ends.
+    output: Option<Output>,
 }
 
 impl Chat {
+    /// What is said next; nothing at the end.
+    fn next_line(&self, events: &Events) -> io::Result<Option<String>> {
+        if io::stdin().is_terminal() {
+            say("> ")?;
+        }
+        events.line()
+    }
+
     /// Asks `text` and prints the answer. What another question may still mend is only told.
     async fn turn(&mut self, text: &str) -> Outcome {
         self.messages.push(Message::user(text));
@@ -191,57 +172,24 @@ impl Chat {
         common.min(prompt.len().saturating_sub(1))
     }
 
-    async fn save(&mut self, path: &Path) -> Result<()> {
-        let messages = [&self.system[..], &self.messages].concat();
-        let note = serde_json::to_string(&messages).map_err(|e| Error::Invalid(e.to_string()))?;
-        self.session.save(path, &note).await
-    }
-}
-
-/// Ctrl-C: it stops the answer under way, and not the program.
-#[derive(Default)]
-struct Interrupt(Mutex<State>);
-
-#[derive(Default)]
-struct State {
-    pressed: bool,
-    /// Whom to wake; there is somebody only while an answer is under way.
-    waker: Option<Waker>,
-}
-
-impl Interrupt {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn press(&self) {
-        let mut state = self.lock();
-        match state.waker.take() {
-            Some(waker) => {
-                state.pressed = true;
-                waker.wake();
-            }
-            None => note("\n/quit or Ctrl-D leaves"),
+    /// Saves the conversation to a file that somebody names meanwhile.
+    async fn save(&mut self, path: &Path) -> Outcome {
+        let bytes = self.bytes().await?;
+        match &mut self.output {
+            Some(output) if output.is(path) => output.write(&bytes),
+            _ => Output::claim(path, Kind::Conversation)?.write(&bytes),
         }
     }
 
-    /// Forgets the answer that was under way.
-    fn idle(&self) {
-        *self.lock() = State::default();
+    /// Saves the conversation where it should go at the end.
+    async fn finish(mut self) -> Outcome {
+        let Some(mut output) = self.output.take() else { return Ok(()) };
+        output.write(&self.bytes().await?)
     }
 
-    /// The next token of an answer, or `None` at its end and when Ctrl-C was pressed.
-    async fn next(&self, answer: &mut Generation<'_>) -> Option<Result<u32>> {
-        let mut next = pin!(answer.next());
-        std::future::poll_fn(|cx| {
-            let mut state = self.lock();
-            if state.pressed {
-                return Poll::Ready(None);
-            }
-            state.waker = Some(cx.waker().clone());
-            drop(state);
-            next.as_mut().poll(cx)
-        })
-        .await
+    async fn bytes(&mut self) -> Result<Vec<u8>> {
+        let messages = [&self.system[..], &self.messages].concat();
+        let note = serde_json::to_string(&messages).map_err(|e| Error::Invalid(e.to_string()))?;
+        self.session.to_bytes(&note).await
     }
 }

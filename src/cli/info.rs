@@ -81,7 +81,9 @@ struct PolicyPlan {
 pub async fn run(args: &InfoArgs) -> Outcome {
     let file = ModelFile::open(&args.model)?;
     let config = Config::read(&file).await?;
-    let report = Report::new(args, &file, &config, &read_text(&file)?)?;
+    let text = read_text(&file)?;
+    let report = Report::new(args, &file, &config, &text)?;
+    text.notes().iter().for_each(|note| report::note(&format!("benben: {note}")));
     if args.json { report::json(&report) } else { Ok(report::say(&report.to_string())?) }
 }
 

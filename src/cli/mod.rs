@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! args.rs, kv_args.rs   flags that several commands share, checked before anything is opened
+//! output.rs             files that are written whole and never over somebody else's
+//! signals.rs            Ctrl-C and its like, and lines from stdin meanwhile
 //! measure.rs            medians, and what the adapter reaches at best
 //! report.rs             numbers and tables for people, JSON for programs
 //! page/                 what HTML reports have in common
@@ -13,6 +15,7 @@
 //! An answer goes to stdout, everything said about it to stderr. An error is one sentence and exit status 1; a
 //! flag that makes no sense is status 2.
 
+mod answers;
 mod args;
 mod batch;
 mod bench;
@@ -23,9 +26,11 @@ mod eval;
 mod info;
 mod kv_args;
 mod measure;
+mod output;
 mod page;
 mod report;
 mod run;
+mod signals;
 
 use std::io;
 use std::path::Path;

@@ -7,7 +7,7 @@ use benben::{Error, Result, Session};
 use serde::Serialize;
 
 use super::Outcome;
-use super::args::{AnswerArgs, FormArgs, LoadArgs};
+use super::args::{AnswerArgs, FormArgs, LoadArgs, read_text, without_mark};
 use super::kv_args::{KvArgs, KvLabel};
 use super::report;
 
@@ -45,15 +45,14 @@ struct PromptArgs {
 
 impl PromptArgs {
     fn read(&self) -> Result<String> {
-        let unreadable = |path: String, e: io::Error| Error::File { path, reason: e.to_string() };
         let text = match (&self.file, self.prompt.as_deref()) {
-            (Some(file), _) => {
-                std::fs::read_to_string(file).map_err(|e| unreadable(file.display().to_string(), e))?
-            }
+            (Some(file), _) => read_text(file)?,
             (None, Some("-")) => {
                 let mut text = String::new();
-                io::stdin().read_to_string(&mut text).map_err(|e| unreadable("stdin".to_owned(), e))?;
-                text
+                let unreadable =
+                    |e: io::Error| Error::File { path: "stdin".to_owned(), reason: e.to_string() };
+                io::stdin().read_to_string(&mut text).map_err(unreadable)?;
+                without_mark(text)
             }
             (None, text) => text.unwrap_or_default().to_owned(),
         };
@@ -108,7 +107,7 @@ pub async fn run(args: &RunArgs) -> Outcome {
     report::json(&Report {
         model: &model.config().name,
         adapter: model.gpu().describe(),
-        kv: KvLabel::of(&kv),
+        kv: KvLabel::of(&kv.suited(model.config().heads, None)),
         text,
         // A stop token is part of the answer's timing, but not of what was yielded.
         stop_reason: if timing.answer_tokens > tokens.len() { "stop" } else { "length" },

@@ -10,8 +10,8 @@ use crate::kernels::units;
 use crate::kv::KvOptions;
 use crate::model::{Config, Loader, Model, Progress};
 use crate::plan::{Limits, Plan};
-use crate::text::{Text, Vocabulary};
-use crate::weights::{FileKind, ModelFile};
+use crate::text::{Text, TextFiles, Vocabulary};
+use crate::weights::{FileKind, ModelFile, Value};
 use crate::{Error, Result};
 
 /// How to load a model.
@@ -120,30 +120,79 @@ pub fn read_text(file: &ModelFile) -> Result<Text> {
         let tokenizer = file
             .sidecar("tokenizer.json")
             .ok_or_else(|| Error::format(file.label(), "there is no tokenizer.json beside it".to_owned()))?;
-        let side = |name: &str| file.sidecar(name);
-        let (config, generation) = (side("tokenizer_config.json"), side("generation_config.json"));
-        return Text::from_files(tokenizer, config, generation, side("chat_template.jinja"));
+        let config = file.config().map(|config| config.to_string().into_bytes());
+        return Text::from_files(&TextFiles {
+            tokenizer,
+            tokenizer_config: file.sidecar("tokenizer_config.json"),
+            special_tokens_map: file.sidecar("special_tokens_map.json"),
+            config: config.as_deref(),
+            generation_config: file.sidecar("generation_config.json"),
+            chat_template: file.sidecar("chat_template.jinja"),
+        });
     }
     let meta = file.meta();
-    let id = |name: &str| {
-        let id = meta.opt_u64(&format!("tokenizer.ggml.{name}_token_id"))?;
-        Ok::<_, Error>(id.and_then(|id| u32::try_from(id).ok()))
+    let key = |name: &str| format!("{TOKENIZER}{name}");
+    // -1, also as an unsigned number, says that there is none.
+    let id = |name: &str| match meta.get(&key(&format!("{name}_token_id"))).and_then(Value::number) {
+        Some(id) if id < 0.0 || id >= f64::from(u32::MAX) => Ok(None),
+        Some(id) => Ok(Some(id as u32)),
+        None => Ok::<_, Error>(meta.opt_u64(&key(&format!("{name}_token_id")))?.map(|id| id as u32)),
     };
     let owned = |list: Vec<&str>| list.into_iter().map(str::to_owned).collect();
-    Text::from_vocabulary(Vocabulary {
-        model: meta.str("tokenizer.ggml.model")?.to_owned(),
-        pre: meta.opt_str("tokenizer.ggml.pre")?.map(str::to_owned),
-        tokens: owned(meta.strings("tokenizer.ggml.tokens")?),
-        types: meta.opt_i32s("tokenizer.ggml.token_type")?.unwrap_or_default(),
-        scores: meta.opt_f32s("tokenizer.ggml.scores")?.unwrap_or_default(),
-        merges: owned(meta.opt_strings("tokenizer.ggml.merges")?.unwrap_or_default()),
+    let ends = ENDS.iter().map(|name| id(name)).collect::<Result<Vec<_>>>()?;
+    let mut text = Text::from_vocabulary(Vocabulary {
+        model: meta.str(&key("model"))?.to_owned(),
+        pre: meta.opt_str(&key("pre"))?.map(str::to_owned),
+        tokens: owned(meta.strings(&key("tokens"))?),
+        types: meta.opt_i32s(&key("token_type"))?.unwrap_or_default(),
+        scores: meta.opt_f32s(&key("scores"))?.unwrap_or_default(),
+        merges: owned(meta.opt_strings(&key("merges"))?.unwrap_or_default()),
         bos: id("bos")?,
         eos: id("eos")?,
-        eot: id("eot")?,
+        ends: ends.into_iter().flatten().collect(),
         unk: id("unknown")?,
         pad: id("padding")?,
-        add_bos: meta.opt_bool("tokenizer.ggml.add_bos_token")?,
-        add_space_prefix: meta.opt_bool("tokenizer.ggml.add_space_prefix")?,
+        add_bos: meta.opt_bool(&key("add_bos_token"))?,
+        add_space_prefix: meta.opt_bool(&key("add_space_prefix"))?,
         chat_template: meta.opt_str("tokenizer.chat_template")?.map(str::to_owned),
-    })
+    })?;
+    for (name, value) in meta.iter().filter_map(|(name, value)| Some((name.strip_prefix(TOKENIZER)?, value)))
+    {
+        if let Some(note) = note(name, value) {
+            text.note(note);
+        }
+    }
+    Ok(text)
+}
+
+/// How the keys of a GGUF file's tokenizer begin.
+const TOKENIZER: &str = "tokenizer.ggml.";
+
+/// Ids of tokens that end an answer, besides the end of the sequence.
+const ENDS: [&str; 5] = ["eot", "eom", "fim_pad", "fim_rep", "fim_sep"];
+
+/// The keys of the tokenizer that are read, and those that change nothing for its two kinds.
+const KNOWN: &str = "model pre tokens token_type scores merges bos_token_id eos_token_id eot_token_id eom_token_id \
+                     fim_pad_token_id fim_rep_token_id fim_sep_token_id unknown_token_id padding_token_id \
+                     add_bos_token add_space_prefix \
+                     token_type_count seperator_token_id separator_token_id cls_token_id mask_token_id \
+                     fim_pre_token_id fim_suf_token_id fim_mid_token_id prefix_token_id suffix_token_id \
+                     middle_token_id remove_extra_whitespaces precompiled_charsmap normalizer.lowercase \
+                     normalizer.strip_accents";
+
+/// What there is to say of a key that is not known, or asks for what a prompt does not want.
+fn note(name: &str, value: &Value) -> Option<String> {
+    let known = KNOWN.split_whitespace().any(|known| known == name);
+    match name {
+        _ if known => None,
+        "add_eos_token" | "add_sep_token" if value == &Value::Bool(false) => None,
+        "add_eos_token" | "add_sep_token" => Some(format!(
+            "'{TOKENIZER}{name}' would end each text with a token of its own; prompts are there to be continued, so it \
+             is left out"
+        )),
+        _ => Some(format!(
+            "'{TOKENIZER}{name}' is {}, of which nothing is known; it is left out",
+            value.show()
+        )),
+    }
 }

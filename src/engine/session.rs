@@ -52,7 +52,7 @@ impl Session {
     pub fn new(model: &Arc<Model>, options: &SessionOptions) -> Result<Self> {
         let (config, gpu) = (model.config(), model.gpu());
         let context = options.context.unwrap_or(config.context);
-        let kv = options.kv.profiled(config.profile.as_ref());
+        let kv = options.kv.suited(config.heads, config.profile.as_ref());
         Plan::session(config, &kv, context)?.check(&Limits::of(gpu, None))?;
         let ids = gpu.tensor(Class::Scratch, "ids", context + 1);
         let (memory, room) = (Memory::Own(gpu.clone()), vec![TierRows::default(); config.kv_layers()]);

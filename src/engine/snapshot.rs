@@ -134,7 +134,10 @@ impl Session {
         let mut part = path.as_os_str().to_owned();
         part.push(".part");
         let written = std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path));
-        written.map_err(|e| Error::Invalid(format!("cannot write {}: {e}", path.display())))
+        written.map_err(|e| {
+            let _ = std::fs::remove_file(&part);
+            Error::Invalid(format!("cannot write {}: {e}", path.display()))
+        })
     }
 
     /// Goes on with a conversation from a file, and returns its note.

@@ -75,6 +75,11 @@ impl Format {
         usize::from(self.quantised())
     }
 
+    /// Values that a head must be a multiple of to have such rows.
+    pub(crate) fn multiple(self) -> usize {
+        self.k.multiple().max(self.v.multiple())
+    }
+
     /// Bytes of one token in one layer.
     pub fn bytes_per_token(self, heads: Heads) -> u64 {
         let words = self.k.words_per_row(heads.dim) + self.v.words_per_row(heads.dim) + self.steps_per_row();
@@ -157,7 +162,7 @@ impl KvRows {
         capacity: usize,
         sets: usize,
     ) -> Result<Self> {
-        let multiple = format.k.multiple().max(format.v.multiple());
+        let multiple = format.multiple();
         if heads.dim == 0 || !heads.dim.is_multiple_of(multiple) {
             let (k, v, dim) = (format.k.bits(), format.v.bits(), heads.dim);
             return Err(Error::Unsupported {

@@ -40,7 +40,7 @@ impl Config {
             .sizes(&[layers, width, query, kv, dim, kv_sharing, ffn, vocab])
             .sizes(&[self.rope.dims, usize::from(self.rope.interleaved)])
             .numbers(&self.rope.frequencies())
-            .numbers(&[self.rope.magnitude(), self.epsilon])
+            .numbers(&[self.rope.magnitude, self.epsilon])
     }
 
     /// What tells the model from others of its shape, however its matrices are quantised: a hash of its sizes and of its

@@ -1,8 +1,7 @@
 //! The shape of a model, from GGUF metadata or from `config.json`.
 
-use serde_json::Value;
-
-use super::rope::{RopeConfig, Scaling};
+use super::rope::RopeConfig;
+use super::{from_gguf, from_json, leftovers};
 use crate::kernels::kv_row::Heads;
 use crate::kv::Profile;
 use crate::weights::{FileKind, ModelFile, PROFILE};
@@ -52,7 +51,8 @@ impl Config {
     /// Reads the shape of the model in `file`.
     ///
     /// # Errors
-    /// [`Error::Format`] when a key is missing, contradicts another one, or asks for what benben does not do;
+    /// [`Error::Format`] when a key is missing, contradicts another one, or asks for what benben does not do, and for a
+    /// tensor that no part of the model reads;
     /// [`Error::File`] when the file's source fails.
     pub async fn read(file: &ModelFile) -> Result<Self> {
         Self::header(file).await?.with_profile(file).await
@@ -63,14 +63,16 @@ impl Config {
     /// # Errors
     /// As [`Config::read`].
     pub async fn header(file: &ModelFile) -> Result<Self> {
+        leftovers::check_adapter(file)?;
         let config = match (file.kind(), file.config()) {
-            (FileKind::Gguf, _) => Self::from_gguf(file).await?,
-            (FileKind::Safetensors, Some(json)) => Self::from_json(file, json)?,
+            (FileKind::Gguf, _) => from_gguf::config(file).await?,
+            (FileKind::Safetensors, Some(json)) => from_json::config(file, json)?,
             (FileKind::Safetensors, None) => {
                 return Err(Error::format(file.label(), "it has no config.json beside it".to_owned()));
             }
         };
         config.check().map_err(|reason| Error::format(file.label(), reason))?;
+        leftovers::check(file, &config)?;
         Ok(config)
     }
 
@@ -84,100 +86,6 @@ impl Config {
         let label = format!("the layer profile beside {}", file.label());
         let profile = Profile::find(&fingerprint, self.kv_layers(), &label, file.sidecar(PROFILE))?;
         Ok(Self { fingerprint, profile, ..self })
-    }
-
-    async fn from_gguf(file: &ModelFile) -> Result<Self> {
-        let meta = file.meta();
-        let architecture = meta.str("general.architecture")?.to_owned();
-        if architecture != "llama" {
-            let reason =
-                format!("its architecture is '{architecture}'; benben runs the Llama family ('llama')");
-            return Err(Error::format(file.label(), reason));
-        }
-        let key = |name: &str| format!("{architecture}.{name}");
-        let size = |name: &str| Ok::<_, Error>(meta.u64(&key(name))? as usize);
-        let optional = |name: &str| Ok::<_, Error>(meta.opt_u64(&key(name))?.map(|n| n as usize));
-        if optional("expert_count")?.is_some_and(|n| n > 0) {
-            return Err(Error::format(
-                file.label(),
-                "it is a mixture of experts, which benben does not run yet",
-            ));
-        }
-        let (width, query) = (size("embedding_length")?, size("attention.head_count")?);
-        let dim = match optional("attention.key_length")? {
-            Some(dim) => dim,
-            None => width.checked_div(query).unwrap_or(0),
-        };
-        let vocab = file.tensor("token_embd.weight").map_or(0, |t| t.rows());
-        Ok(Self {
-            name: meta.opt_str("general.name")?.unwrap_or(file.label()).to_owned(),
-            layers: size("block_count")?,
-            width,
-            heads: Heads { query, kv: optional("attention.head_count_kv")?.unwrap_or(query), dim },
-            ffn: size("feed_forward_length")?,
-            vocab,
-            context: size("context_length")?,
-            epsilon: meta.f32(&key("attention.layer_norm_rms_epsilon"))?,
-            rope: RopeConfig {
-                base: meta.opt_f32(&key("rope.freq_base"))?.unwrap_or(10_000.0),
-                dims: optional("rope.dimension_count")?.unwrap_or(dim),
-                // llama.cpp's converter permutes the rows of Q and K so that a pair's values are neighbours.
-                interleaved: true,
-                scaling: Scaling::from_gguf(file, &architecture).await?,
-            },
-            kv_sharing: 1,
-            architecture,
-            fingerprint: String::new(),
-            profile: None,
-        })
-    }
-
-    fn from_json(file: &ModelFile, json: &Value) -> Result<Self> {
-        let bad = |reason: String| Error::format("config.json", reason);
-        let architecture = json["model_type"].as_str().unwrap_or("unknown").to_owned();
-        if !matches!(architecture.as_str(), "llama" | "mistral") || json["sliding_window"].is_u64() {
-            let reason =
-                format!("model type '{architecture}'; benben runs the Llama family without sliding windows");
-            return Err(bad(reason));
-        }
-        for flag in ["attention_bias", "mlp_bias"] {
-            if json[flag].as_bool() == Some(true) {
-                return Err(bad(format!("'{flag}' is set, but benben's Llama layers have no biases")));
-            }
-        }
-        let optional = |name: &str| match &json[name] {
-            Value::Null => Ok(None),
-            value => value
-                .as_u64()
-                .map(|n| Some(n as usize))
-                .ok_or_else(|| bad(format!("'{name}' should be a non-negative integer, but is {value}"))),
-        };
-        let size = |name: &str| optional(name)?.ok_or_else(|| bad(format!("it has no '{name}'")));
-        let (width, query) = (size("hidden_size")?, size("num_attention_heads")?);
-        let dim = match optional("head_dim")? {
-            Some(dim) => dim,
-            None => width.checked_div(query).unwrap_or(0),
-        };
-        Ok(Self {
-            name: json["_name_or_path"].as_str().filter(|n| !n.is_empty()).unwrap_or(file.label()).to_owned(),
-            architecture,
-            layers: size("num_hidden_layers")?,
-            width,
-            heads: Heads { query, kv: optional("num_key_value_heads")?.unwrap_or(query), dim },
-            kv_sharing: match json["use_cla"].as_bool() {
-                Some(true) => size("cla_share_factor")?,
-                _ => 1,
-            },
-            ffn: size("intermediate_size")?,
-            vocab: file.tensor("token_embd.weight").map_or(0, |t| t.rows()),
-            context: size("max_position_embeddings")?,
-            epsilon: json["rms_norm_eps"]
-                .as_f64()
-                .ok_or_else(|| bad("it has no 'rms_norm_eps'".to_owned()))? as f32,
-            rope: RopeConfig::from_json(json, dim)?,
-            fingerprint: String::new(),
-            profile: None,
-        })
     }
 
     /// Checks that the numbers can be a model at all, before anything is sized by them.
@@ -210,7 +118,7 @@ impl Config {
             return Err(format!("{} rotated dimensions do not fit a head of {dim}", self.rope.dims));
         }
         let finite = self.rope.base.is_finite() && self.rope.frequencies().iter().all(|f| f.is_finite());
-        if self.rope.base < 1.0 || !finite {
+        if self.rope.base < 1.0 || !finite || !self.rope.magnitude.is_finite() {
             return Err(format!("a RoPE base of {} gives no finite frequencies", self.rope.base));
         }
         if !(0.0..1.0).contains(&self.epsilon) || !(1..=MOST_CONTEXT).contains(&self.context) {

@@ -4,7 +4,6 @@
 //! decode needs one dispatch for each. A matrix larger than a binding is split by rows. Tensors are read and
 //! repacked a few mebibytes at a time, so that the host never holds more than that, however large the file.
 
-use std::collections::HashSet;
 use std::sync::Mutex;
 
 use super::config::Config;
@@ -126,24 +125,7 @@ impl<'a, F: FnMut(Progress)> Loader<'a, F> {
 
     /// Uploads everything.
     pub async fn load(mut self, text: Text) -> Result<Model> {
-        self.check_leftovers()?;
         assemble(self.gpu, self.config, text, &mut self).await
-    }
-
-    /// Refuses a file with more to its layers than a Llama has: without it, answers would be subtly wrong.
-    fn check_leftovers(&self) -> Result<()> {
-        let mut known: HashSet<String> =
-            stacks(self.config).into_iter().flat_map(|s| s.tensors).map(|(name, _)| name).collect();
-        let norms = |l| ["attn_norm", "ffn_norm"].map(|part| format!("blk.{l}.{part}.weight"));
-        known.extend((0..self.config.layers).flat_map(norms));
-        let left = |t: &&TensorInfo| t.name.starts_with("blk.") && !known.contains(&t.name);
-        match self.file.tensors().find(left) {
-            Some(TensorInfo { name, .. }) => Err(Error::format(
-                self.file.label(),
-                format!("tensor '{name}' has no place in the {} layers of a Llama", self.config.layers),
-            )),
-            None => Ok(()),
-        }
     }
 
     fn find(&self, name: &str, shape: &[usize]) -> Result<&'a TensorInfo> {
@@ -241,6 +223,11 @@ impl Stack {
             None => natural_format(tensor.dtype, tensor.cols()),
         });
         each.max_by_key(|format| format.bits()).unwrap_or(RowFormat::F16)
+    }
+
+    /// The names of its tensors.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.iter().map(|(name, _)| name.as_str())
     }
 
     /// Bytes on the device; none when the file has no such tensor, as with a tied head.

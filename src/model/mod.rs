@@ -1,7 +1,9 @@
 //! The decoder: a model's shape, its weights on the device, and one forward pass over them.
 //!
 //! ```text
-//! config.rs, rope.rs   shape, from GGUF metadata or config.json
+//! config.rs, rope.rs   shape; from_gguf.rs, from_json.rs read it, and refuse what they do not know
+//! fields.rs            what is known of config.json's fields
+//! leftovers.rs         tensors that no part of a model reads
 //! load.rs              file → matrices on the device
 //! stand_in.rs          the same without weights, to find what will run
 //! scratch.rs           activations, sized once
@@ -21,7 +23,11 @@ mod choose;
 mod config;
 mod decode;
 mod expect;
+mod fields;
+mod from_gguf;
+mod from_json;
 mod keep;
+mod leftovers;
 mod load;
 mod merge;
 mod prefill;
@@ -121,7 +127,7 @@ impl Model {
         Rope {
             frequencies: &self.frequencies,
             interleaved: self.config.rope.interleaved,
-            scale: self.config.rope.magnitude(),
+            scale: self.config.rope.magnitude,
         }
     }
 

@@ -1,10 +1,5 @@
 //! Rotary position embedding: one inverse frequency for each rotated pair, with the usual ways to stretch them.
 
-use serde_json::Value;
-
-use crate::weights::ModelFile;
-use crate::{Error, Result};
-
 /// Rotary embedding of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RopeConfig {
@@ -16,6 +11,10 @@ pub struct RopeConfig {
     pub interleaved: bool,
     /// How the frequencies are stretched for long contexts.
     pub scaling: Scaling,
+    /// A divisor of each pair's frequency, as GGUF's `rope_freqs.weight` holds them, besides the stretch; or none.
+    pub divisors: Vec<f32>,
+    /// The factor on cos and sin.
+    pub magnitude: f32,
 }
 
 /// A stretch of the frequencies.
@@ -36,7 +35,7 @@ pub enum Scaling {
         /// The context of the original training.
         original: f32,
     },
-    /// YaRN (Peng et al. 2023): a blend by rotations within the original context, and a magnitude factor.
+    /// YaRN (Peng et al. 2023): a blend by rotations within the original context.
     Yarn {
         /// The divisor of interpolated frequencies.
         factor: f32,
@@ -46,28 +45,29 @@ pub enum Scaling {
         beta_fast: f32,
         /// Rotations below which it is fully interpolated.
         beta_slow: f32,
-        /// The magnitude factor, if the file states one.
-        magnitude: Option<f32>,
+        /// The blend begins and ends at whole pairs.
+        truncate: bool,
     },
-    /// A divisor for each pair, as GGUF's `rope_freqs.weight` holds them.
-    Divisors(Vec<f32>),
+}
+
+/// What YaRN makes of a stretch by `factor`: the magnitude of cos and sin, weighted by `mscale`.
+pub(super) fn yarn_magnitude(factor: f32, mscale: f32) -> f32 {
+    if factor > 1.0 { 0.1 * mscale * factor.ln() + 1.0 } else { 1.0 }
 }
 
 impl RopeConfig {
+    /// Frequencies that nothing stretches, of pairs that are neighbours.
+    pub(super) fn plain(base: f32, dims: usize) -> Self {
+        let (scaling, divisors) = (Scaling::None, Vec::new());
+        Self { base, dims, interleaved: true, scaling, divisors, magnitude: 1.0 }
+    }
+
     /// Inverse frequencies of the `dims / 2` pairs.
     pub fn frequencies(&self) -> Vec<f32> {
         let exponent = |i: usize| -2.0 * i as f64 / self.dims as f64;
         let plain = (0..self.dims / 2).map(|i| f64::from(self.base).powf(exponent(i)));
-        plain.enumerate().map(|(i, f)| self.stretch(i, f) as f32).collect()
-    }
-
-    /// The factor on cos and sin.
-    pub fn magnitude(&self) -> f32 {
-        match self.scaling {
-            Scaling::Yarn { magnitude: Some(m), .. } => m,
-            Scaling::Yarn { factor, .. } if factor > 1.0 => 0.1 * factor.ln() + 1.0,
-            _ => 1.0,
-        }
+        let divisor = |i: usize| self.divisors.get(i).map_or(1.0, |divisor| f64::from(*divisor));
+        plain.enumerate().map(|(i, f)| (self.stretch(i, f) / divisor(i)) as f32).collect()
     }
 
     fn stretch(&self, pair: usize, frequency: f64) -> f64 {
@@ -75,92 +75,27 @@ impl RopeConfig {
         match &self.scaling {
             Scaling::None => frequency,
             Scaling::Linear(factor) => frequency / f64::from(*factor),
-            Scaling::Divisors(list) => frequency / f64::from(list.get(pair).copied().unwrap_or(1.0)),
             Scaling::Llama3 { factor, low, high, original } => {
                 let (factor, low, high) = (f64::from(*factor), f64::from(*low), f64::from(*high));
                 let rotations = f64::from(*original) * frequency / turn;
                 let blend = ((rotations - low) / (high - low)).clamp(0.0, 1.0);
                 blend * frequency + (1.0 - blend) * frequency / factor
             }
-            Scaling::Yarn { factor, original, beta_fast, beta_slow, .. } => {
+            Scaling::Yarn { factor, original, beta_fast, beta_slow, truncate } => {
                 let dims = self.dims as f64;
                 let pair_of = |rotations: f32| {
                     let wavelengths = f64::from(*original) / (f64::from(rotations) * turn);
                     dims * wavelengths.ln() / (2.0 * f64::from(self.base).ln())
                 };
-                let first = pair_of(*beta_fast).floor().max(0.0);
-                let last = pair_of(*beta_slow).ceil().min(dims - 1.0);
+                let (mut first, mut last) = (pair_of(*beta_fast), pair_of(*beta_slow));
+                if *truncate {
+                    (first, last) = (first.floor(), last.ceil());
+                }
+                let (first, last) = (first.max(0.0), last.min(dims - 1.0));
                 let blend = ((pair as f64 - first) / (last - first).max(0.001)).clamp(0.0, 1.0);
                 frequency * (1.0 - blend) + frequency / f64::from(*factor) * blend
             }
         }
-    }
-
-    pub(super) fn from_json(json: &Value, dim: usize) -> Result<Self> {
-        // Newer files gather what older ones spread over `rope_theta` and `rope_scaling`.
-        let gathered = &json["rope_parameters"];
-        let scaling = if gathered.is_object() { gathered } else { &json["rope_scaling"] };
-        let base = json["rope_theta"].as_f64().or(gathered["rope_theta"].as_f64()).unwrap_or(10_000.0) as f32;
-        let share = json["partial_rotary_factor"].as_f64().unwrap_or(1.0);
-        let dims = (share * dim as f64) as usize;
-        let number = |name: &str| scaling[name].as_f64().map(|n| n as f32);
-        let need = |name: &str| {
-            number(name)
-                .ok_or_else(|| Error::format("config.json", format!("its RoPE scaling has no '{name}'")))
-        };
-        let original = || {
-            number("original_max_position_embeddings")
-                .or(json["max_position_embeddings"].as_f64().map(|n| n as f32))
-        };
-        let kind = scaling["rope_type"].as_str().or(scaling["type"].as_str()).unwrap_or("default");
-        let scaling = match kind {
-            "default" => Scaling::None,
-            "linear" => Scaling::Linear(need("factor")?),
-            "llama3" => Scaling::Llama3 {
-                factor: need("factor")?,
-                low: need("low_freq_factor")?,
-                high: need("high_freq_factor")?,
-                original: need("original_max_position_embeddings")?,
-            },
-            "yarn" => Scaling::Yarn {
-                factor: need("factor")?,
-                original: original().unwrap_or(4096.0),
-                beta_fast: number("beta_fast").unwrap_or(32.0),
-                beta_slow: number("beta_slow").unwrap_or(1.0),
-                magnitude: number("attention_factor"),
-            },
-            other => {
-                let reason = format!("RoPE scaling '{other}'; benben knows default, linear, llama3 and yarn");
-                return Err(Error::format("config.json", reason));
-            }
-        };
-        Ok(Self { base, dims, interleaved: false, scaling })
-    }
-}
-
-impl Scaling {
-    pub(super) async fn from_gguf(file: &ModelFile, architecture: &str) -> Result<Self> {
-        if let Some(tensor) = file.tensor("rope_freqs.weight") {
-            return Ok(Self::Divisors(file.dequantize(tensor).await?));
-        }
-        let meta = file.meta();
-        let key = |name: &str| format!("{architecture}.rope.scaling.{name}");
-        let factor = meta.opt_f32(&key("factor"))?.filter(|f| *f > 0.0);
-        Ok(match (meta.opt_str(&key("type"))?.unwrap_or("none"), factor) {
-            ("linear", Some(factor)) => Self::Linear(factor),
-            ("yarn", Some(factor)) => Self::Yarn {
-                factor,
-                original: meta.opt_u64(&key("original_context_length"))?.unwrap_or(4096) as f32,
-                beta_fast: meta.opt_f32(&key("yarn_beta_fast"))?.unwrap_or(32.0),
-                beta_slow: meta.opt_f32(&key("yarn_beta_slow"))?.unwrap_or(1.0),
-                magnitude: meta.opt_f32(&key("attn_factor"))?,
-            },
-            ("none", _) | ("linear" | "yarn", None) => Self::None,
-            (other, _) => {
-                let reason = format!("RoPE scaling '{other}'; benben knows none, linear and yarn");
-                return Err(Error::format(file.label(), reason));
-            }
-        })
     }
 }
 
@@ -169,7 +104,11 @@ mod tests {
     use super::*;
 
     fn config(scaling: Scaling) -> RopeConfig {
-        RopeConfig { base: 500_000.0, dims: 128, interleaved: false, scaling }
+        RopeConfig { scaling, ..RopeConfig::plain(500_000.0, 128) }
+    }
+
+    fn yarn(truncate: bool) -> Scaling {
+        Scaling::Yarn { factor: 4.0, original: 4096.0, beta_fast: 32.0, beta_slow: 1.0, truncate }
     }
 
     #[test]
@@ -185,13 +124,21 @@ mod tests {
     }
 
     #[test]
-    fn yarn_blends_between_its_bounds_and_scales_magnitudes() {
-        let scaling =
-            Scaling::Yarn { factor: 4.0, original: 4096.0, beta_fast: 32.0, beta_slow: 1.0, magnitude: None };
-        let yarn = config(scaling);
-        let (plain, scaled) = (config(Scaling::None).frequencies(), yarn.frequencies());
+    fn yarn_blends_between_its_bounds() {
+        let (plain, scaled) = (config(Scaling::None).frequencies(), config(yarn(true)).frequencies());
         assert_eq!(plain[0], scaled[0]);
         assert!((plain[63] / scaled[63] - 4.0).abs() < 1e-4);
-        assert!((yarn.magnitude() - 1.138_629_4).abs() < 1e-6);
+        assert!((yarn_magnitude(4.0, 1.0) - 1.138_629_4).abs() < 1e-6);
+        assert_eq!(yarn_magnitude(0.5, 1.0), 1.0);
+        // Unrounded, the blend runs from pair 14.7 to pair 31.6 instead of 14 to 32.
+        let fine = config(yarn(false)).frequencies();
+        assert!(scaled[20] < fine[20] && fine[31] < scaled[31] && scaled[14] == fine[14]);
+    }
+
+    #[test]
+    fn divisors_come_on_top_of_a_stretch() {
+        let both = RopeConfig { divisors: vec![2.0; 64], ..config(Scaling::Linear(4.0)) };
+        let plain = config(Scaling::None).frequencies();
+        assert!(both.frequencies().iter().zip(plain).all(|(both, plain)| *both == plain / 8.0));
     }
 }

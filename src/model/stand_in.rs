@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::load::{Source, Stack, assemble};
-use super::synthetic::numbered;
 use super::{Config, Model};
 use crate::Result;
 use crate::gpu::{Class, Gpu, Recorder, Tensor};
 use crate::kernels::matrix::{Matrix, RowFormat};
 use crate::kernels::part::Part;
+use crate::text::Text;
 use crate::weights::ModelFile;
 
 /// Matrices of the formats that the model's will have, and of hardly any rows.
@@ -32,7 +32,7 @@ impl Model {
         weights: Option<RowFormat>,
     ) -> Result<Arc<Self>> {
         let mut source = Hollow { gpu, rec: Recorder::new(gpu), file, config, weights };
-        assemble(gpu, config, numbered(ROWS)?, &mut source).await.map(Arc::new)
+        assemble(gpu, config, Text::numbered(ROWS)?, &mut source).await.map(Arc::new)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::load::{Source, Stack, assemble};
-use super::rope::{RopeConfig, Scaling};
+use super::rope::RopeConfig;
 use super::{Config, Model};
 use crate::gpu::{Class, Gpu, Recorder, Tensor};
 use crate::kernels::fill::{Fill, fill};
@@ -11,7 +11,7 @@ use crate::kernels::kv_row::Heads;
 use crate::kernels::matrix::{Matrix, RowFormat};
 use crate::kernels::part::Part;
 use crate::kernels::units;
-use crate::text::{Text, Vocabulary};
+use crate::text::Text;
 use crate::{Error, Result};
 
 /// The shape of a published model.
@@ -80,7 +80,7 @@ impl SyntheticPreset {
             vocab: self.vocab,
             context: self.context,
             epsilon: 1e-5,
-            rope: RopeConfig { base: self.rope_base, dims: dim, interleaved: true, scaling: Scaling::None },
+            rope: RopeConfig::plain(self.rope_base, dim),
             fingerprint: String::new(),
             profile: None,
         }
@@ -104,7 +104,7 @@ impl Model {
     /// What the device refuses.
     pub async fn synthetic(gpu: &Gpu, preset: &SyntheticPreset, format: RowFormat) -> Result<Arc<Self>> {
         let config = preset.config();
-        let text = numbered(config.vocab)?;
+        let text = Text::numbered(config.vocab)?;
         let gpu = &units::prove(gpu).await;
         let rec = Recorder::new(gpu);
         let mut source = Random { gpu, rec, format, width: config.width, tied: preset.tied, seed: 0 };
@@ -113,15 +113,6 @@ impl Model {
         gpu.check()?;
         Ok(Arc::new(model))
     }
-}
-
-/// A vocabulary of tokens that only have numbers.
-pub(super) fn numbered(tokens: usize) -> Result<Text> {
-    Text::from_vocabulary(Vocabulary {
-        model: "gpt2".to_owned(),
-        tokens: (0..tokens).map(|id| format!("<{id}>")).collect(),
-        ..Vocabulary::default()
-    })
 }
 
 impl Source for Random<'_> {

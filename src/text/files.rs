@@ -7,87 +7,126 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
-use super::{STOP_NAMES, Text, bpe, pieces::Pieces, spm, template::Template};
+use super::{Text, bpe, pieces::Pieces, spm, stops, template::Template};
 use crate::{Error, Result};
 
 /// More ids than any model has; a greater one in a file is a fault, and would cost memory.
 const MOST_TOKENS: usize = 1 << 24;
 
-/// The part of `tokenizer_config.json` that matters here.
+/// The contents of the files of a repository that say how text becomes tokens; all but the first may be absent.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TextFiles<'a> {
+    /// `tokenizer.json`.
+    pub tokenizer: &'a [u8],
+    /// `tokenizer_config.json`.
+    pub tokenizer_config: Option<&'a [u8]>,
+    /// `special_tokens_map.json`.
+    pub special_tokens_map: Option<&'a [u8]>,
+    /// `config.json`.
+    pub config: Option<&'a [u8]>,
+    /// `generation_config.json`.
+    pub generation_config: Option<&'a [u8]>,
+    /// `chat_template.jinja`.
+    pub chat_template: Option<&'a [u8]>,
+}
+
+/// The names of special tokens, as `tokenizer_config.json` and `special_tokens_map.json` state them.
 #[derive(Default, Deserialize)]
-struct TokenizerConfig {
+struct SpecialTokens {
     bos_token: Option<Value>,
     eos_token: Option<Value>,
     unk_token: Option<Value>,
     pad_token: Option<Value>,
+}
+
+/// The part of `tokenizer_config.json` that matters here.
+#[derive(Default, Deserialize)]
+struct TokenizerConfig {
+    #[serde(flatten)]
+    names: SpecialTokens,
     add_bos_token: Option<bool>,
+    add_eos_token: Option<bool>,
     chat_template: Option<Value>,
 }
 
-/// The part of `generation_config.json` that matters here.
+/// The part of `config.json` and of `generation_config.json` that matters here.
 #[derive(Default, Deserialize)]
-struct GenerationConfig {
-    eos_token_id: Option<OneOrMany>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
-    One(u32),
-    Many(Vec<u32>),
+struct Ids {
+    bos_token_id: Option<Value>,
+    eos_token_id: Option<Value>,
 }
 
 impl Text {
-    /// Builds a tokenizer from the contents of `tokenizer.json` and, where there are such files,
-    /// `tokenizer_config.json`, `generation_config.json` and `chat_template.jinja`.
+    /// Builds a tokenizer from the files of a repository.
     ///
     /// # Errors
     /// [`Error::Text`] when a file is not what its name says, the tokenizer decodes neither byte-level nor
     /// SentencePiece tokens, or the chat template has a syntax error.
-    pub fn from_files(
-        tokenizer_json: &[u8],
-        tokenizer_config: Option<&[u8]>,
-        generation_config: Option<&[u8]>,
-        chat_template_jinja: Option<&[u8]>,
-    ) -> Result<Self> {
-        let tokenizer = Tokenizer::from_bytes(tokenizer_json)
+    pub fn from_files(files: &TextFiles<'_>) -> Result<Self> {
+        let tokenizer = Tokenizer::from_bytes(files.tokenizer)
             .map_err(|error| Error::Text(format!("tokenizer.json cannot be read: {error}")))?;
-        let config: TokenizerConfig = json("tokenizer_config.json", tokenizer_config)?;
-        let generation: GenerationConfig = json("generation_config.json", generation_config)?;
+        let mut config: TokenizerConfig = json("tokenizer_config.json", files.tokenizer_config)?;
+        config.names.complete(json("special_tokens_map.json", files.special_tokens_map)?);
+        let generation: Ids = json("generation_config.json", files.generation_config)?;
+        let model: Ids = json("config.json", files.config)?;
 
         let pieces = pieces(&tokenizer)?;
         let id = |name: &Option<Value>| tokenizer.token_to_id(token_name(name.as_ref()?)?);
-        let special = |name: &&str| {
-            let id = tokenizer.token_to_id(name)?;
-            tokenizer.get_added_vocabulary().is_special_token(name).then_some(id)
-        };
-        let declared = match generation.eos_token_id {
-            Some(OneOrMany::One(id)) => vec![id],
-            Some(OneOrMany::Many(ids)) => ids,
-            None => Vec::new(),
-        };
-        let stops: Vec<u32> =
-            STOP_NAMES.iter().filter_map(special).chain(id(&config.eos_token)).chain(declared).collect();
+        let named = stops::names(|name| tokenizer.token_to_id(name).is_some());
+        let mut stated = ids("generation_config.json", &generation.eos_token_id)?;
+        stated.extend(ids("config.json", &model.eos_token_id)?);
+        let stops: Vec<u32> = named
+            .into_iter()
+            .filter_map(|name| tokenizer.token_to_id(name))
+            .chain(id(&config.names.eos_token))
+            .chain(stated)
+            .collect();
 
-        let opening = match config.add_bos_token {
-            Some(adds) => id(&config.bos_token).filter(|_| adds),
-            None => first_token(&tokenizer)?.filter(|&first| Some(first) == id(&config.bos_token)),
+        let bos = match id(&config.names.bos_token) {
+            Some(bos) => Some(bos),
+            None => ids("config.json", &model.bos_token_id)?.first().copied(),
         };
-        let source = match chat_template_jinja {
+        let (before, after) = surroundings(&tokenizer)?;
+        let mut notes = Vec::new();
+        let opening = match config.add_bos_token {
+            Some(adds) => bos.filter(|_| adds).into_iter().collect(),
+            None => before,
+        };
+        if config.add_eos_token == Some(true) || (config.add_eos_token.is_none() && !after.is_empty()) {
+            notes.push(
+                "the tokenizer would end each text with a token of its own; prompts are there to be continued, so it \
+                 is left out"
+                    .to_owned(),
+            );
+        }
+        let source = match files.chat_template {
             Some(bytes) => Some(utf8("chat_template.jinja", bytes)?),
             None => config.chat_template.as_ref().and_then(default_template),
         };
         let template = match source {
-            Some(source) => Some(Template::new(source, &config.special_tokens())?),
+            Some(source) => Some(Template::new(source, &config.names.variables())?),
             None => None,
         };
-        Ok(Self::assemble(tokenizer, pieces, opening, stops, template))
+        Ok(Self::assemble(tokenizer, pieces, opening, stops, template, notes))
     }
 }
 
-impl TokenizerConfig {
+impl SpecialTokens {
+    /// Takes from another file what this one leaves out.
+    fn complete(&mut self, other: Self) {
+        let pairs = [
+            (&mut self.bos_token, other.bos_token),
+            (&mut self.eos_token, other.eos_token),
+            (&mut self.unk_token, other.unk_token),
+            (&mut self.pad_token, other.pad_token),
+        ];
+        for (name, other) in pairs {
+            *name = name.take().or(other);
+        }
+    }
+
     /// The variables under which templates know the special tokens.
-    fn special_tokens(&self) -> Vec<(&'static str, String)> {
+    fn variables(&self) -> Vec<(&'static str, String)> {
         let names = [
             ("bos_token", &self.bos_token),
             ("eos_token", &self.eos_token),
@@ -97,6 +136,22 @@ impl TokenizerConfig {
         let text = |name: &Option<Value>| name.as_ref().and_then(token_name).unwrap_or_default().to_owned();
         names.into_iter().map(|(variable, name)| (variable, text(name))).collect()
     }
+}
+
+/// The ids under a field of `file`: one or several, and a negative one says that there is none.
+fn ids(file: &str, value: &Option<Value>) -> Result<Vec<u32>> {
+    let one = |value: &Value| match value.as_i64() {
+        Some(id) => Ok(u32::try_from(id).ok()),
+        None => {
+            Err(Error::Text(format!("an id of a special token in {file} is {value}, which is no number")))
+        }
+    };
+    let found: Result<Vec<_>> = match value {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::Array(values)) => values.iter().map(one).collect(),
+        Some(value) => one(value).map(|id| vec![id]),
+    };
+    Ok(found?.into_iter().flatten().collect())
 }
 
 fn json<T: DeserializeOwned + Default>(file: &str, bytes: Option<&[u8]>) -> Result<T> {
@@ -119,12 +174,17 @@ fn default_template(value: &Value) -> Option<&str> {
     value.as_str().or_else(named)
 }
 
-/// What the post-processor puts before an empty text.
-fn first_token(tokenizer: &Tokenizer) -> Result<Option<u32>> {
-    let encoding = tokenizer
-        .encode_fast("", true)
-        .map_err(|error| Error::Text(format!("tokenizer.json cannot encode an empty text: {error}")))?;
-    Ok(encoding.get_ids().first().copied())
+/// What the post-processor puts before a text and behind it.
+fn surroundings(tokenizer: &Tokenizer) -> Result<(Vec<u32>, Vec<u32>)> {
+    let encode = |special| {
+        let encoding = tokenizer.encode_fast("a", special);
+        let fault = |error| Error::Text(format!("tokenizer.json cannot encode 'a': {error}"));
+        encoding.map(|encoding| encoding.get_ids().to_vec()).map_err(fault)
+    };
+    let (plain, whole) = (encode(false)?, encode(true)?);
+    let at = whole.windows(plain.len().max(1)).position(|window| window == plain);
+    let Some(at) = at.filter(|_| !plain.is_empty()) else { return Ok((whole, Vec::new())) };
+    Ok((whole[..at].to_vec(), whole[at + plain.len()..].to_vec()))
 }
 
 /// The bytes of each id, by the kind of the decoder; ids that the file leaves out are empty.

@@ -13,21 +13,26 @@ mod bpe;
 #[cfg(not(target_arch = "wasm32"))]
 mod clock;
 mod files;
+mod names;
 mod pieces;
 mod spm;
+mod stops;
 mod stream;
 mod template;
 mod vocabulary;
+mod words;
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tokenizers::{AddedVocabulary, Model, OffsetType, PreTokenizedString, PreTokenizer, Tokenizer};
 
+pub use files::TextFiles;
 pub use stream::TokenStream;
 pub use vocabulary::Vocabulary;
 
 use crate::{Error, Result};
+use names::Names;
 use pieces::Pieces;
 use template::Template;
 
@@ -70,37 +75,20 @@ pub enum Special {
     AsText,
 }
 
-/// The names under which vocabularies keep a token that ends a turn or a text. Model files often declare
-/// only one of them as their end of sequence, and chat models then talk past the other.
-const STOP_NAMES: [&str; 15] = [
-    "<|im_end|>",
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<end_of_turn>",
-    "<|end|>",
-    "<|return|>",
-    "<|call|>",
-    "<|endoftext|>",
-    "<|end_of_text|>",
-    "<|END_OF_TURN_TOKEN|>",
-    "<｜end▁of▁sentence｜>",
-    "<|eot|>",
-    "<EOT>",
-    "</s>",
-    "<eos>",
-];
-
 /// A model's tokenizer and chat template. Immutable, and shared between threads freely.
 pub struct Text {
     tokenizer: Tokenizer,
     /// The tokenizer's added tokens again, set to leave control tokens alone ([`Special::AsText`]).
     literal: AddedVocabulary,
     pieces: Arc<Pieces>,
-    /// The token that opens every prompt, where the model wants one.
-    opening: Option<u32>,
+    /// The tokens that open every prompt, where the model wants any.
+    opening: Vec<u32>,
     /// Sorted, without repetition.
     stops: Vec<u32>,
     template: Option<Template>,
+    /// What control tokens are called.
+    names: Names,
+    notes: Vec<String>,
 }
 
 impl std::fmt::Debug for Text {
@@ -114,15 +102,27 @@ impl Text {
     fn assemble(
         tokenizer: Tokenizer,
         pieces: Pieces,
-        opening: Option<u32>,
+        opening: Vec<u32>,
         mut stops: Vec<u32>,
         template: Option<Template>,
+        notes: Vec<String>,
     ) -> Self {
         let mut literal = tokenizer.get_added_vocabulary().clone();
         literal.set_encode_special_tokens(true);
         stops.sort_unstable();
         stops.dedup();
-        Self { tokenizer, literal, pieces: Arc::new(pieces), opening, stops, template }
+        let names = Names::new(&tokenizer);
+        Self { tokenizer, literal, pieces: Arc::new(pieces), opening, stops, template, names, notes }
+    }
+
+    /// What a person should know of this text: what the model's files leave open or ask for in vain.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Adds to the notes.
+    pub(crate) fn note(&mut self, note: String) {
+        self.notes.push(note);
     }
 
     /// The ids of `text`, without an opening token.
@@ -130,45 +130,64 @@ impl Text {
     /// # Errors
     /// [`Error::Text`] when the tokenizer has no token for a part of it and none for the unknown.
     pub fn encode(&self, text: &str, special: Special) -> Result<Vec<u32>> {
+        self.encode_marked(text, special, None)
+    }
+
+    /// The same of a text in which a mark keeps control tokens from being seen; it is no part of the text.
+    fn encode_marked(&self, text: &str, special: Special, mark: Option<char>) -> Result<Vec<u32>> {
         let added = match special {
             Special::Parse => self.tokenizer.get_added_vocabulary(),
             Special::AsText => &self.literal,
         };
-        let split = added.extract_and_normalize(self.tokenizer.get_normalizer(), text);
-        self.tokenize(split).map_err(|error| Error::Text(format!("cannot encode the text: {error}")))
+        let mut split = added.extract_and_normalize(self.tokenizer.get_normalizer(), text);
+        let unmarked = mark.map_or(Ok(()), |mark| split.normalize(|part| part.replace(mark, "")));
+        unmarked
+            .and_then(|()| self.tokenize(split))
+            .map_err(|error| Error::Text(format!("cannot encode the text: {error}")))
     }
 
     fn tokenize(&self, mut split: PreTokenizedString) -> tokenizers::Result<Vec<u32>> {
         if let Some(splitter) = self.tokenizer.get_pre_tokenizer() {
             splitter.pre_tokenize(&mut split)?;
         }
-        split.tokenize(|part| self.tokenizer.get_model().tokenize(part.get()))?;
+        split.tokenize(|part| {
+            let tokens = self.tokenizer.get_model().tokenize(part.get())?;
+            // What the vocabulary has no token for, the crate leaves out.
+            let covered: usize = tokens.iter().map(|token| token.offsets.1 - token.offsets.0).sum();
+            if covered < part.get().len() {
+                let text = part.get_original();
+                return Err(
+                    format!("the vocabulary has no token for a part of '{text}'; leave that out").into()
+                );
+            }
+            Ok(tokens)
+        })?;
         Ok(split.into_encoding(None, 0, OffsetType::None)?.get_ids().to_vec())
     }
 
     /// The ids of a conversation that awaits the model's answer, through the chat template.
     ///
-    /// Names of control tokens are parsed in the whole rendered text, as llama.cpp and transformers do:
-    /// a message that contains `<|im_end|>` therefore ends its own turn. Who passes on the words of
-    /// strangers should remove such names first.
+    /// Names of control tokens that the template writes are parsed; inside a message they are text, so that nobody ends
+    /// a turn by its name.
     ///
     /// # Errors
     /// [`Error::Text`] as for [`Text::render`] and [`Text::encode`].
     pub fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
-        self.raw_prompt(&self.render(messages, true)?)
+        let (messages, mark) = self.names.guard(messages)?;
+        Ok(self.open(self.encode_marked(&self.render(&messages, true)?, Special::Parse, mark)?))
     }
 
-    /// The ids of a text to be continued: control tokens parsed, and opened with the beginning-of-sequence
-    /// token if the model wants one and the text does not begin with it already.
+    /// The ids of a text to be continued: control tokens parsed, and opened with the tokens that the model wants there
+    /// (beginning-of-sequence, mostly) if the text does not begin with them already.
     ///
     /// # Errors
     /// [`Error::Text`] as for [`Text::encode`].
     pub fn raw_prompt(&self, text: &str) -> Result<Vec<u32>> {
-        let mut ids = self.encode(text, Special::Parse)?;
-        if let Some(opening) = self.opening.filter(|opening| ids.first() != Some(opening)) {
-            ids.insert(0, opening);
-        }
-        Ok(ids)
+        Ok(self.open(self.encode(text, Special::Parse)?))
+    }
+
+    fn open(&self, ids: Vec<u32>) -> Vec<u32> {
+        if ids.starts_with(&self.opening) { ids } else { [&self.opening[..], &ids].concat() }
     }
 
     /// The conversation as the one text that the model was trained on; `add_generation_prompt` appends the

@@ -32,6 +32,8 @@ impl Template {
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
         environment.add_filter("tojson", to_json);
+        environment.add_test("iterable", is_iterable);
+        environment.add_test("sequence", is_sequence);
         #[cfg(not(target_arch = "wasm32"))]
         environment.add_function("strftime_now", |format: &str| {
             super::clock::now(format).map_err(|reason| JinjaError::new(ErrorKind::InvalidOperation, reason))
@@ -71,6 +73,16 @@ fn without_generation_blocks(source: &str) -> String {
         source = source.replace(&format!("{open} endgeneration "), &format!("{open} endif "));
     }
     source
+}
+
+/// As in Jinja2, where nothing can be iterated over but `none` cannot.
+fn is_iterable(value: &Value) -> bool {
+    !value.is_none() && value.try_iter().is_ok()
+}
+
+/// As in Jinja2: whatever has a length and parts, strings and mappings included, and what is undefined.
+fn is_sequence(value: &Value) -> bool {
+    !value.is_none() && (value.is_undefined() || value.len().is_some())
 }
 
 fn raise_exception(message: String) -> Result<Value, JinjaError> {

@@ -1,8 +1,11 @@
 //! A vocabulary as GGUF metadata states it, checked and turned into a [`Text`].
 
-use tokenizers::AddedToken;
+use std::collections::{HashMap, HashSet};
 
-use super::{STOP_NAMES, Text, bpe, pieces::Pieces, spm, template::Template};
+use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::{AddedToken, Tokenizer};
+
+use super::{Text, bpe, pieces::Pieces, spm, stops, template::Template, words};
 use crate::{Error, Result};
 
 /// GGUF's token types, of which these are told apart.
@@ -16,8 +19,8 @@ const USER_DEFINED: i32 = 4;
 pub struct Vocabulary {
     /// `tokenizer.ggml.model`: "gpt2" (byte-level BPE) or "llama" (SentencePiece BPE).
     pub model: String,
-    /// `tokenizer.ggml.pre`: the family whose way of cutting words a "gpt2" vocabulary follows; absent or
-    /// unknown means GPT-2's own.
+    /// `tokenizer.ggml.pre`: the family whose way of cutting words a "gpt2" vocabulary follows; absent means
+    /// llama.cpp's default, unknown means GPT-2's own, and [`Text::notes`] say so.
     pub pre: Option<String>,
     /// `tokenizer.ggml.tokens`, by id.
     pub tokens: Vec<String>,
@@ -27,12 +30,13 @@ pub struct Vocabulary {
     pub scores: Vec<f32>,
     /// `tokenizer.ggml.merges`, best first, two tokens with a space between, for "gpt2".
     pub merges: Vec<String>,
-    /// `tokenizer.ggml.bos_token_id`.
+    /// `tokenizer.ggml.bos_token_id`; absent, these ids are llama.cpp's defaults.
     pub bos: Option<u32>,
     /// `tokenizer.ggml.eos_token_id`.
     pub eos: Option<u32>,
-    /// `tokenizer.ggml.eot_token_id`.
-    pub eot: Option<u32>,
+    /// Other tokens that end an answer: `tokenizer.ggml.eot_token_id`, `eom_token_id`, and those after which a model
+    /// that fills gaps in code begins another file.
+    pub ends: Vec<u32>,
     /// `tokenizer.ggml.unknown_token_id`.
     pub unk: Option<u32>,
     /// `tokenizer.ggml.padding_token_id`.
@@ -45,16 +49,35 @@ pub struct Vocabulary {
     pub chat_template: Option<String>,
 }
 
+/// What llama.cpp takes for ids that a file does not state.
+struct Defaults {
+    model: &'static str,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    unk: Option<u32>,
+}
+
+const DEFAULTS: [Defaults; 2] = [
+    Defaults { model: "llama", bos: Some(1), eos: Some(2), unk: Some(0) },
+    Defaults { model: "gpt2", bos: Some(11), eos: Some(11), unk: None },
+];
+
 impl Text {
     /// Builds the tokenizer that the metadata of a GGUF file describes.
     ///
     /// # Errors
-    /// [`Error::Text`] when the lists contradict each other, an id lies outside them, the model is of an
+    /// [`Error::Text`] when the lists contradict each other, an id that is needed lies outside them, the model is of an
     /// unknown kind, or the chat template has a syntax error.
-    pub fn from_vocabulary(vocabulary: Vocabulary) -> Result<Self> {
+    pub fn from_vocabulary(mut vocabulary: Vocabulary) -> Result<Self> {
+        vocabulary.complete();
         vocabulary.check()?;
+        let mut notes = Vec::new();
         let (mut tokenizer, piece, strips_space): (_, fn(&str) -> Vec<u8>, _) = match &*vocabulary.model {
-            "gpt2" => (bpe::tokenizer(&vocabulary)?, bpe::piece, false),
+            "gpt2" => {
+                let (family, note) = words::family(vocabulary.pre.as_deref());
+                notes.extend(note);
+                (bpe::tokenizer(&vocabulary, family)?, bpe::piece, false)
+            }
             "llama" => (spm::tokenizer(&vocabulary)?, spm::piece, spm::adds_space(&vocabulary)),
             other => {
                 return Err(Error::Text(format!(
@@ -76,33 +99,83 @@ impl Text {
             Some(source) => Some(Template::new(source, &vocabulary.special_tokens())?),
             None => None,
         };
-        let opening = vocabulary.bos.filter(|_| vocabulary.adds_bos());
-        Ok(Self::assemble(tokenizer, pieces, opening, vocabulary.stops(), template))
+        let opening = vocabulary.bos.filter(|_| vocabulary.adds_bos()).into_iter().collect();
+        Ok(Self::assemble(tokenizer, pieces, opening, vocabulary.stops(), template, notes))
+    }
+
+    /// The text of a model that has none: tokens that only have numbers, of which none ends an answer.
+    pub(crate) fn numbered(tokens: usize) -> Result<Self> {
+        let names: Vec<String> = (0..tokens).map(|id| format!("<{id}>")).collect();
+        let mut pieces = Pieces::new(false);
+        names.iter().for_each(|name| pieces.push(name.bytes()));
+        let model =
+            BPE::builder().vocab_and_merges(names.into_iter().zip(0..).collect::<Vocab>(), Vec::new());
+        let model =
+            model.build().map_err(|error| Error::Text(format!("numbers make no tokenizer: {error}")))?;
+        Ok(Self::assemble(Tokenizer::new(model), pieces, Vec::new(), Vec::new(), None, Vec::new()))
     }
 }
 
 impl Vocabulary {
+    /// Puts defaults in the place of ids that are not stated, and the right type in that of control tokens that a file
+    /// takes for text.
+    fn complete(&mut self) {
+        let count = self.tokens.len();
+        let inside = |id: &u32| (*id as usize) < count;
+        if let Some(defaults) = DEFAULTS.iter().find(|defaults| defaults.model == self.model) {
+            // No text needs a token of an id that is not there.
+            self.unk = self.unk.filter(inside).or(defaults.unk.filter(inside));
+            self.bos = self.bos.or(defaults.bos.filter(inside));
+            self.eos = self.eos.or(defaults.eos.filter(inside));
+        }
+        self.pad = self.pad.filter(inside);
+        if self.types.is_empty() {
+            self.types = vec![NORMAL; count];
+        }
+        let tokens: HashSet<&str> = self.tokens.iter().map(String::as_str).collect();
+        let has = |name: &str| tokens.contains(name);
+        for (token, kind) in
+            self.tokens.iter().zip(&mut self.types).filter(|(token, _)| stops::is_control(token))
+        {
+            *kind = if stops::taken_back(token, has) { USER_DEFINED } else { CONTROL };
+        }
+    }
+
     fn check(&self) -> Result<()> {
+        let refuse = |reason: String| Err(Error::Text(reason));
         let count = self.tokens.len();
         if count == 0 {
-            return Err(Error::Text("the vocabulary has no tokens".to_owned()));
+            return refuse("the vocabulary has no tokens".to_owned());
         }
         let scores_needed = self.model == "llama";
         for (name, found, needed) in
-            [("token types", self.types.len(), false), ("scores", self.scores.len(), scores_needed)]
+            [("token types", self.types.len(), true), ("scores", self.scores.len(), scores_needed)]
         {
-            if found != count && (found != 0 || needed) {
-                return Err(Error::Text(format!("there are {count} tokens but {found} {name}")));
+            if found < count && (found != 0 || needed) {
+                return refuse(format!("there are {count} tokens but {found} {name}"));
             }
         }
-        let ids =
-            [("bos", self.bos), ("eos", self.eos), ("eot", self.eot), ("unk", self.unk), ("pad", self.pad)];
-        for (name, id) in ids {
-            if let Some(id) = id.filter(|_| self.token(id).is_none()) {
-                return Err(Error::Text(format!(
-                    "the {name} token has id {id}, but the vocabulary has {count} tokens"
-                )));
+        let mut seen = HashMap::new();
+        // Several may be empty, or damaged alike.
+        let told_apart = |token: &&str| !token.is_empty() && !token.contains(char::REPLACEMENT_CHARACTER);
+        for (id, token) in self.tokens.iter().map(String::as_str).enumerate().filter(|(_, t)| told_apart(t)) {
+            if let Some(other) = seen.insert(token, id) {
+                return refuse(format!("tokens {other} and {id} are both '{token}'"));
             }
+        }
+        let bos = self.bos.filter(|_| self.adds_bos());
+        let ends = self.ends.iter().map(|&id| ("end", Some(id)));
+        for (name, id) in [("bos", bos), ("eos", self.eos)].into_iter().chain(ends) {
+            if let Some(id) = id.filter(|&id| self.token(Some(id)).is_none()) {
+                return refuse(format!(
+                    "the {name} token has id {id}, but the vocabulary has {count} tokens"
+                ));
+            }
+        }
+        if self.add_bos == Some(true) && self.bos.is_none() {
+            return refuse(
+                "'tokenizer.ggml.add_bos_token' is true, but no 'bos_token_id' is stated".to_owned(),
+            );
         }
         Ok(())
     }
@@ -134,14 +207,15 @@ impl Vocabulary {
     }
 
     fn adds_bos(&self) -> bool {
-        self.add_bos.unwrap_or_else(|| self.model == "llama" || bpe::adds_bos(self.pre.as_deref()))
+        let family = || words::family(self.pre.as_deref()).0;
+        self.add_bos.unwrap_or_else(|| self.model == "llama" || family().add_bos)
     }
 
     fn stops(&self) -> Vec<u32> {
-        let named = (0..)
-            .zip(&self.tokens)
-            .filter(|(id, token)| self.kind(*id as usize) == CONTROL && STOP_NAMES.contains(&token.as_str()));
-        named.map(|(id, _)| id).chain(self.eos).chain(self.eot).collect()
+        let tokens: HashSet<&str> = self.tokens.iter().map(String::as_str).collect();
+        let names = stops::names(|name| tokens.contains(name));
+        let named = (0..).zip(&self.tokens).filter(|(_, token)| names.contains(&token.as_str()));
+        named.map(|(id, _)| id).chain(self.eos).chain(self.ends.iter().copied()).collect()
     }
 
     /// The variables under which templates know the special tokens.

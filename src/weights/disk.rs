@@ -14,11 +14,15 @@ use crate::{Error, Result};
 /// The index of a sharded checkpoint.
 const INDEX: &str = "model.safetensors.index.json";
 
+/// What lies beside an adapter's weights.
+const ADAPTER: &str = "adapter_config.json";
+
 /// What may lie beside safetensors and is read along with them.
-const SIDECARS: [&str; 5] = [
+const SIDECARS: [&str; 6] = [
     "config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "special_tokens_map.json",
     "generation_config.json",
     "chat_template.jinja",
 ];
@@ -33,8 +37,24 @@ impl ModelFile {
         if path.is_dir() {
             // Weights alone are no model; say so before mapping gigabytes.
             let config = path.join("config.json");
+            if !config.exists() && path.join(ADAPTER).exists() {
+                let reason = format!(
+                    "it holds an adapter (LoRA, {ADAPTER}), not a model; merge it into its base model and name the \
+                     outcome"
+                );
+                return Err(Error::format(path.display().to_string(), reason));
+            }
             fs::metadata(&config).map_err(|error| unreadable(&config, &error))?;
             return Self::open(&weights_path(path));
+        }
+        let shard = numbered(path, ".safetensors").filter(|(_, count, _)| *count > 1);
+        if let Some((number, count, _)) = shard {
+            let index = path.with_file_name(INDEX);
+            if index.is_file() {
+                return Self::open(&index);
+            }
+            let reason = format!("it is shard {number} of {count}; put {INDEX} and all shards beside it");
+            return Err(Error::format(path.display().to_string(), reason));
         }
         let file = Self::open_weights(path)?;
         Ok(match read_if_there(&profile_path(path))? {
@@ -50,8 +70,20 @@ impl ModelFile {
         let mut parts = vec![map(path)?];
         match &parts[0].header {
             Header::Gguf(..) => {
-                let others = gguf_shards(path).into_iter().filter(|shard| shard != path);
-                parts.extend(others.map(|shard| map(&shard)).collect::<Result<Vec<_>>>()?);
+                let (number, shards) = gguf_shards(path);
+                let other = |shard: PathBuf| match map(&shard) {
+                    Err(Error::File { reason, .. }) => Err(Error::format(
+                        &label,
+                        format!(
+                            "it is shard {number} of {}, and {} is not there ({reason}); all are needed together",
+                            shards.len(),
+                            shard.display()
+                        ),
+                    )),
+                    mapped => mapped,
+                };
+                let others = shards.clone().into_iter().filter(|shard| shard != path);
+                parts.extend(others.map(other).collect::<Result<Vec<_>>>()?);
                 return Self::gather(&label, parts);
             }
             Header::Side(index) => {
@@ -87,16 +119,20 @@ pub fn profile_path(path: &Path) -> PathBuf {
     weights_path(path).with_extension(PROFILE)
 }
 
-/// All shards that the name of one of them (`model-00001-of-00003.gguf`) speaks of; none for another name.
-fn gguf_shards(path: &Path) -> Vec<PathBuf> {
-    let names = || {
-        let (shard, count) = path.file_name()?.to_str()?.strip_suffix(".gguf")?.rsplit_once("-of-")?;
-        let (stem, number) = shard.rsplit_once('-')?;
-        let digits = |text: &str| text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
-        let name = |i: u32| path.with_file_name(format!("{stem}-{i:05}-of-{count}.gguf"));
-        (digits(number) && digits(count)).then(|| (1..=count.parse().unwrap_or(0)).map(name).collect())
-    };
-    names().unwrap_or_default()
+/// Which shard of how many the name of one (`model-00001-of-00003.gguf`) speaks of, and how the name begins.
+fn numbered<'a>(path: &'a Path, extension: &str) -> Option<(u32, u32, &'a str)> {
+    let (shard, count) = path.file_name()?.to_str()?.strip_suffix(extension)?.rsplit_once("-of-")?;
+    let (stem, number) = shard.rsplit_once('-')?;
+    let digits = |text: &str| text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+    let both = digits(number) && digits(count);
+    both.then(|| Some((number.parse().ok()?, count.parse().ok()?, stem))).flatten()
+}
+
+/// Which shard a path names, and all that there are; none for another name.
+fn gguf_shards(path: &Path) -> (u32, Vec<PathBuf>) {
+    let Some((number, count, stem)) = numbered(path, ".gguf") else { return (0, Vec::new()) };
+    let name = |i: u32| path.with_file_name(format!("{stem}-{i:05}-of-{count:05}.gguf"));
+    (number, (1..=count).map(name).collect())
 }
 
 fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {

@@ -42,6 +42,11 @@ pub struct ModelFile {
     pub(super) index: HashMap<String, usize>,
 }
 
+/// A text without the byte order mark that some editors put in front of UTF-8.
+fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}
+
 impl ModelFile {
     /// A GGUF file, or a single safetensors file without configuration, in memory.
     ///
@@ -86,13 +91,13 @@ impl ModelFile {
 
     /// Adds a file that belongs beside this one, for example `tokenizer.json`.
     pub fn with_sidecar(mut self, name: &str, bytes: Vec<u8>) -> Self {
-        self.sidecars.insert(name.to_owned(), bytes);
+        self.sidecars.insert(name.to_owned(), without_mark(&bytes).to_vec());
         self
     }
 
     /// Takes the text of `config.json`.
     pub(super) fn set_config(&mut self, file: &str, json: &[u8]) -> Result<()> {
-        let config = serde_json::from_slice(json)
+        let config = serde_json::from_slice(without_mark(json))
             .map_err(|error| Error::format(file, format!("it is no JSON: {error}")))?;
         self.config = Some(config);
         Ok(())
@@ -119,7 +124,7 @@ impl ModelFile {
     }
 
     /// A file beside the model's: [`PROFILE`]; beside safetensors also `tokenizer.json`, `tokenizer_config.json`,
-    /// `generation_config.json` or `chat_template.jinja`.
+    /// `special_tokens_map.json`, `generation_config.json` or `chat_template.jinja`.
     pub fn sidecar(&self, name: &str) -> Option<&[u8]> {
         self.sidecars.get(name).map(Vec::as_slice)
     }

@@ -164,10 +164,8 @@ impl<'a> Reader<'a> {
 
     fn string(&mut self, what: impl Display) -> Result<String> {
         let len = self.u64(&what)?;
-        match std::str::from_utf8(self.take(len, &what)?) {
-            Ok(text) => Ok(text.to_owned()),
-            Err(error) => self.fail(format!("{what} is not UTF-8: {error}")),
-        }
+        // What is not UTF-8 is a licence or an author's name; no name or token that anybody asks for has U+FFFD.
+        Ok(String::from_utf8_lossy(self.take(len, &what)?).into_owned())
     }
 
     /// Refuses `count` entries of at least `min_len` bytes each if the rest of the file is shorter.

@@ -3,6 +3,23 @@
 use super::{Metadata, TensorInfo, gguf, safetensors};
 use crate::Error;
 
+/// How files begin that are no models for benben, and what they are.
+const OTHER_FILES: [(&[u8], &str); 7] = [
+    (
+        b"algg",
+        "an adapter (LoRA) of an older program, not a model; merge it into its base model and name the outcome",
+    ),
+    (b"lmgg", "a model in the GGML format from before GGUF; convert it to GGUF"),
+    (b"fmgg", "a model in the GGMF format from before GGUF; convert it to GGUF"),
+    (b"tjgg", "a model in the GGJT format from before GGUF; convert it to GGUF"),
+    (b"PK\x03\x04", "an archive, as PyTorch writes its checkpoints; convert it to safetensors or to GGUF"),
+    (
+        b"version https://git-lfs",
+        "a pointer of Git LFS to a model that was not downloaded; run `git lfs pull`",
+    ),
+    (b"<", "a web page, not a model; download the file itself"),
+];
+
 /// What a file says of itself.
 pub(super) enum Header {
     Gguf(Metadata, Vec<TensorInfo>),
@@ -50,7 +67,14 @@ impl Header {
             _ if head.starts_with(gguf::MAGIC) => {
                 gguf::parse(file, head, size).map(|(meta, tensors)| Self::Gguf(meta, tensors))
             }
-            _ => Err(Error::format(file, "it is neither GGUF nor named .safetensors").into()),
+            _ => {
+                let what = OTHER_FILES.iter().find(|(start, _)| head.starts_with(start));
+                let reason = what.map_or_else(
+                    || "it is neither GGUF nor named .safetensors".to_owned(),
+                    |(_, what)| format!("it is {what}"),
+                );
+                Err(Error::format(file, reason).into())
+            }
         }
     }
 }

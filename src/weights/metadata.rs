@@ -51,6 +51,18 @@ impl Value {
         name.to_owned()
     }
 
+    /// The value as people read it, long ones cut short.
+    pub(crate) fn show(&self) -> String {
+        match self {
+            Self::F32(v) => v.to_string(),
+            Self::F64(v) => v.to_string(),
+            Self::Bool(v) => v.to_string(),
+            Self::String(v) => format!("'{}'", v.chars().take(40).collect::<String>()),
+            Self::Array(_) => self.describe(),
+            number => number.integer().map_or_else(String::new, |n| n.to_string()),
+        }
+    }
+
     fn integer(&self) -> Option<i128> {
         match *self {
             Self::U8(v) => Some(v.into()),
@@ -62,6 +74,16 @@ impl Value {
             Self::U64(v) => Some(v.into()),
             Self::I64(v) => Some(v.into()),
             _ => None,
+        }
+    }
+
+    /// The value as a number, a boolean as 0 or 1.
+    pub(crate) fn number(&self) -> Option<f64> {
+        match *self {
+            Self::F32(v) => Some(v.into()),
+            Self::F64(v) => Some(v),
+            Self::Bool(v) => Some(u8::from(v).into()),
+            _ => self.integer().map(|n| n as f64),
         }
     }
 
@@ -146,6 +168,33 @@ impl Metadata {
     /// All keys and values, ordered by key.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.values.iter().map(|(key, value)| (key.as_str(), value))
+    }
+
+    /// Reads `key`, if it is there, as a number of all of `layers` layers: one for all, or an array with one of each.
+    ///
+    /// # Errors
+    /// [`Error::Format`] if it is something else, or the layers differ.
+    pub fn opt_per_layer(&self, key: &str, layers: usize) -> Result<Option<u64>> {
+        let Some(Value::Array(items)) = self.values.get(key) else { return self.opt_u64(key) };
+        let Some(numbers) = items.iter().map(Value::u64).collect::<Option<Vec<_>>>() else {
+            return self.opt_u64(key);
+        };
+        let differs = |reason: String| {
+            Err(Error::format(
+                &self.file,
+                format!("metadata key '{key}' {reason}; benben's layers are all alike"),
+            ))
+        };
+        match numbers.split_first() {
+            Some((first, _)) if numbers.len() != layers => {
+                differs(format!("has {} numbers ({first}, ...) for {layers} layers", numbers.len()))
+            }
+            Some((first, rest)) => match rest.iter().find(|n| *n != first) {
+                Some(other) => differs(format!("is {first} in one layer and {other} in another")),
+                None => Ok(Some(*first)),
+            },
+            None => differs("has no number".to_owned()),
+        }
     }
 
     getters! {

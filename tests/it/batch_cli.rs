@@ -72,9 +72,81 @@ fn a_prompt_that_cannot_be_answered_says_why_and_stops_nobody() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr.contains("1 of 3 prompts could not be answered"), "{stderr}");
-    let answers = answers(&out);
-    assert!(answers[0]["text"].is_string() && answers[2]["text"].is_string());
-    assert!(answers[1]["error"].as_str().is_some_and(|error| error.contains("the context holds 40")));
+    let first = answers(&out);
+    assert!(first[0]["text"].is_string() && first[2]["text"].is_string());
+    assert!(first[1]["error"].as_str().is_some_and(|error| error.contains("the context holds 40")));
+
+    // It is tried again, and again in vain; with room for it, it takes its place among the others.
+    let again = benben(&batch(&model, &file, &out, "--max-tokens 4 --context 40"), "");
+    assert_eq!((again.status.code(), answers(&out)), (Some(1), first.clone()));
+    let roomy = benben(&batch(&model, &file, &out, "--max-tokens 4"), "");
+    let stderr = String::from_utf8_lossy(&roomy.stderr);
+    assert!(roomy.status.success() && stderr.contains("1 answers"), "{stderr}");
+    let last = answers(&out);
+    assert_eq!((last.len(), &last[0], &last[2]), (3, &first[0], &first[2]));
+    assert!(last[1]["prompt"] == *long && last[1]["text"].is_string() && last[1].get("error").is_none());
+    for path in [model, file, out] {
+        let _ = fs::remove_file(path);
+    }
+}
+
+#[test]
+fn nobody_elses_file_is_written_over() {
+    let model = model("batch-own.gguf");
+    let file = temporary("own-prompts.jsonl", &lines(&["a", "b"]));
+    for theirs in [
+        "{\"important\": \"notes that exist only here\"}",
+        "{\"prompt\": \"a\"}\n{\"prompt\": \"b\"}\n",
+        "{\"prompt\":\"a\",\"text\":\"x\",\"tokens\":[1]}\n{\"prompt\":\"c\"",
+        "\n\nnotes",
+    ] {
+        let out = temporary("own-answers.jsonl", theirs);
+        refuse(&batch(&model, &file, &out, ""), 1, "choose another --out");
+        assert_eq!(fs::read_to_string(&out).unwrap(), theirs);
+    }
+    refuse(&batch(&model, &file, &file, ""), 1, "choose another --out");
+    refuse(&batch(&model, &file, &std::env::temp_dir(), ""), 1, "cannot write");
+    let locked = temporary("own-answers.jsonl", "");
+    let other = fs::OpenOptions::new().write(true).open(&locked).unwrap();
+    other.lock().unwrap();
+    refuse(&batch(&model, &file, &locked, ""), 1, "another program writes it");
+    for path in [model, file, locked] {
+        let _ = fs::remove_file(path);
+    }
+}
+
+#[test]
+fn equal_prompts_draw_different_answers_and_the_same_in_every_run() {
+    let model = model("batch-seeds.gguf");
+    let file = temporary("seeds.jsonl", &format!("\u{feff}{}", lines(&["Tell me"; 4])));
+    let run = |name: &str, flags: &str| {
+        let out = temporary(name, "");
+        let flags = format!("--max-tokens 6 --temperature 2 --seed 7 {flags}");
+        let output = benben(&batch(&model, &file, &out, &flags), "");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let found: Vec<Value> = answers(&out).iter().map(|answer| answer["tokens"].clone()).collect();
+        let _ = fs::remove_file(out);
+        found
+    };
+    let first = run("seeds-1.jsonl", "");
+    assert!((1..4).all(|i| !first[..i].contains(&first[i])), "{first:?}");
+    assert_eq!(run("seeds-2.jsonl", "--max-sequences 1"), first);
+    for path in [model, file] {
+        let _ = fs::remove_file(path);
+    }
+}
+
+#[test]
+fn fields_that_are_not_read_are_told() {
+    let model = model("batch-fields.gguf");
+    let file = temporary("fields.jsonl", "{\"prompt\": \"a\", \"system\": \"Be brief.\"}\n");
+    let out = temporary("fields-answers.jsonl", "");
+    let output = benben(&batch(&model, &file, &out, "--max-tokens 2"), "");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && stderr.contains("only \"prompt\" is read, and not system"),
+        "{stderr}"
+    );
     for path in [model, file, out] {
         let _ = fs::remove_file(path);
     }

@@ -6,6 +6,8 @@ mod batch;
 #[cfg(feature = "cli")]
 mod batch_cli;
 mod bounded;
+#[cfg(all(feature = "cli", unix))]
+mod chat_cli;
 #[cfg(feature = "cli")]
 mod cli;
 mod compare;
@@ -15,6 +17,7 @@ mod eval;
 mod golden;
 mod golden_kv;
 mod golden_safetensors;
+mod known;
 mod merge;
 mod offload;
 mod policies;

@@ -77,7 +77,7 @@ fn what_the_file_says_about_itself() {
     let Some(model) = model() else { return };
     assert!(model.has_template());
     assert_eq!(model.vocab_size(), 49_152);
-    assert_eq!(model.stop_tokens(), [0, 2], "<|endoftext|> and <|im_end|>");
+    assert_eq!(model.stop_tokens(), [0, 2, 4], "<|endoftext|>, <|im_end|> and <reponame>");
     assert!(model.is_stop(2) && !model.is_stop(1) && !model.is_stop(49_152));
     let ids = [504, 3575, 282, 4649, 314];
     assert_eq!(model.raw_prompt("The capital of France is").expect("a prompt"), ids, "nothing precedes it");

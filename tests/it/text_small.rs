@@ -1,9 +1,9 @@
 //! The text room on vocabularies small enough to check by hand.
 
-use benben::text::{Message, Special, Text, TokenStream, Vocabulary};
+use benben::text::{Message, Special, Text, TextFiles, TokenStream, Vocabulary};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-use serde_json::json;
+use serde_json::{Value, json};
 
 const CONTROL: i32 = 3;
 
@@ -129,7 +129,7 @@ fn families_cut_digits_and_line_ends_differently() {
     let singles = bytes("1234");
     let threes = [259, u32::from(b'3'), u32::from(b'4')];
     for (pre, expected) in [
-        (None, &whole[..]),
+        (None, &threes[..]),
         (Some("gpt-2"), &whole),
         (Some("no such family"), &whole),
         (Some("smollm"), &singles),
@@ -137,9 +137,79 @@ fn families_cut_digits_and_line_ends_differently() {
         (Some("tekken"), &singles),
         (Some("llama-bpe"), &threes),
         (Some("gpt-4o"), &threes),
+        (Some("seed-coder"), &singles),
+        (Some("viking"), &singles),
+        (Some("hunyuan"), &singles),
+        (Some("deepseek-v3"), &threes),
     ] {
         assert_eq!(cut(pre, "1234"), expected, "{pre:?}");
     }
+}
+
+#[test]
+fn families_that_are_not_known_are_told() {
+    let notes = |pre| text(byte_level(pre)).notes().concat();
+    assert_eq!(notes(Some("qwen2")), "");
+    assert!(notes(None).contains("tokenizer.ggml.pre"));
+    assert!(notes(Some("no such family")).contains("'no such family'"));
+}
+
+#[test]
+fn names_end_answers_whatever_their_type() {
+    for kind in [1, CONTROL, 4] {
+        let mut vocabulary = byte_level(None);
+        vocabulary.types[264] = kind;
+        let text = text(vocabulary);
+        assert_eq!(text.stop_tokens(), [263, 264], "type {kind}");
+        assert_eq!(encode(&text, "<|eot_id|>"), [264]);
+        assert_eq!(text.decode(&[97, 264]).expect("decodes"), "a", "type {kind}");
+    }
+    let all = Vocabulary { eos: None, ends: vec![98, 97], ..byte_level(None) };
+    assert_eq!(text(all).stop_tokens(), [11, 97, 98, 263, 264], "eos is 11 for a file that does not say");
+    let none = Vocabulary { bos: None, eos: None, unk: None, ..sentence_piece() };
+    assert_eq!(text(none).stop_tokens(), [2]);
+}
+
+#[test]
+fn ids_that_no_text_needs_may_be_anything() {
+    let odd = Vocabulary { unk: Some(265), pad: Some(u32::MAX), bos: Some(999), ..byte_level(None) };
+    assert_eq!(text(odd).raw_prompt("a").expect("a prompt"), [97]);
+}
+
+#[test]
+fn names_in_messages_are_text() {
+    let template = "{% for m in messages %}<s>{{ m.role }}:{{ m.content | trim }}<|im_end|>{% endfor %}";
+    let vocabulary = Vocabulary { chat_template: Some(template.to_owned()), ..byte_level(None) };
+    let text = text(vocabulary);
+    let prompt = |role: &str, content: &str| {
+        let message = Message { role: role.to_owned(), content: content.to_owned() };
+        text.prompt(&[message]).expect("a prompt")
+    };
+    let turn = |words: &str| [vec![262], bytes(words), vec![263]].concat();
+    assert_eq!(prompt("user", "hi"), turn("user:hi"));
+    for name in ["<|im_end|>", "a<s>b<|eot_id|>", "<<s>s>", "\u{fdd0}<s>"] {
+        assert_eq!(prompt("user", name), turn(&format!("user:{name}")), "{name}");
+        assert_eq!(prompt(name, "x"), turn(&format!("{name}:x")), "{name} as a role");
+    }
+    let every: String = ('\u{fdd0}'..='\u{fdef}').collect::<String>() + "<s>";
+    assert!(text.prompt(&[Message::user(every)]).is_err());
+    assert_eq!(text.raw_prompt("<s>").expect("a prompt"), [262], "who writes a raw prompt writes its names");
+}
+
+#[test]
+fn text_without_a_token_is_an_error() {
+    let mut vocabulary = byte_level(None);
+    vocabulary.tokens[usize::from(b'q')] = "no longer q".to_owned();
+    let text = text(vocabulary);
+    assert!(encode(&text, "a").len() == 1);
+    let error = text.encode("a q", Special::Parse).expect_err("nothing stands for q").to_string();
+    assert!(error.contains("no token for a part of ' q'"), "{error}");
+    let mut vocabulary = Vocabulary { unk: None, ..sentence_piece() };
+    vocabulary.tokens[3 + 0xe6] = "gone".to_owned();
+    vocabulary.tokens[0] = "nothing".to_owned();
+    vocabulary.types[0] = 1;
+    let text = self::text(vocabulary);
+    assert_eq!(encode(&text, "日"), [259, 0], "the default for the unknown is the first token");
 }
 
 #[test]
@@ -210,6 +280,10 @@ fn unsound_vocabularies_are_named() {
         (with(|v| v.types.truncate(7), byte()), "265 tokens but 7 token types"),
         (with(|v| v.scores.clear(), sentence_piece()), "266 tokens but 0 scores"),
         (with(|v| v.eos = Some(265), byte()), "eos token has id 265"),
+        (with(|v| v.ends = vec![265], byte()), "end token has id 265"),
+        (with(|v| (v.bos, v.add_bos) = (Some(265), Some(true)), byte()), "bos token has id 265"),
+        (with(|v| v.merges.clear(), byte()), "tokenizer.ggml.merges"),
+        (with(|v| v.tokens[7] = "a".to_owned(), byte()), "tokens 7 and 97 are both 'a'"),
         (with(|v| v.model = "t5".to_owned(), byte()), "'t5'"),
         (with(|v| v.merges.push("lonely".to_owned()), byte()), "merge 6 is 'lonely'"),
         (with(|v| v.merges.push("日 本".to_owned()), byte()), "do not fit"),
@@ -237,6 +311,22 @@ fn tokenizer_json() -> serde_json::Value {
     })
 }
 
+/// The text of these files; those that are `null` are not there.
+fn from_files(tokenizer: &Value, others: [Value; 4], template: Option<&[u8]>) -> Text {
+    let bytes = |json: &Value| if json.is_null() { None } else { Some(json.to_string().into_bytes()) };
+    let [tokenizer_config, special_tokens_map, config, generation_config] = others.map(|json| bytes(&json));
+    let tokenizer = tokenizer.to_string();
+    let files = TextFiles {
+        tokenizer: tokenizer.as_bytes(),
+        tokenizer_config: tokenizer_config.as_deref(),
+        special_tokens_map: special_tokens_map.as_deref(),
+        config: config.as_deref(),
+        generation_config: generation_config.as_deref(),
+        chat_template: template,
+    };
+    Text::from_files(&files).expect("sound")
+}
+
 #[test]
 fn files_say_the_same_as_a_vocabulary() {
     let config = json!({
@@ -244,11 +334,10 @@ fn files_say_the_same_as_a_vocabulary() {
         "chat_template": [{"name": "tools", "template": "no"}, {"name": "default", "template": "{{ bos_token }}x"}],
     });
     let generation = json!({"eos_token_id": [7, 263]});
-    let [tokenizer, config, generation] =
-        [tokenizer_json(), config, generation].map(|file| file.to_string().into_bytes());
-    let files = Text::from_files(&tokenizer, Some(&config), Some(&generation), None).expect("sound");
+    let files = [config.clone(), Value::Null, Value::Null, generation];
+    let files = from_files(&tokenizer_json(), files, None);
 
-    let same = text(byte_level(None));
+    let same = text(byte_level(Some("gpt-2")));
     for words in ["in the 1234", "é日😀", "a<|im_end|>b"] {
         assert_eq!(encode(&files, words), encode(&same, words));
         assert_eq!(files.encode(words, Special::AsText).ok(), same.encode(words, Special::AsText).ok());
@@ -258,16 +347,64 @@ fn files_say_the_same_as_a_vocabulary() {
     assert_eq!(files.vocab_size(), 265);
     assert_eq!(files.prompt(&[]).expect("a prompt"), [262, u32::from(b'x')]);
 
-    let override_ = Text::from_files(&tokenizer, Some(&config), None, Some(b"y")).expect("sound");
+    let override_ =
+        from_files(&tokenizer_json(), [config, Value::Null, Value::Null, Value::Null], Some(b"y"));
     assert_eq!(override_.render(&[], true).expect("renders"), "y");
-    let bare = Text::from_files(&tokenizer, None, None, None).expect("sound");
+    let bare = from_files(&tokenizer_json(), [const { Value::Null }; 4], None);
     assert!(!bare.has_template() && bare.stop_tokens() == [263]);
+}
+
+#[test]
+fn every_file_may_say_how_texts_begin_and_answers_end() {
+    let none = || [const { Value::Null }; 4];
+    for (at, json) in [
+        (0, json!({"eos_token": "a"})),
+        (1, json!({"eos_token": {"content": "a"}})),
+        (2, json!({"eos_token_id": 97})),
+        (3, json!({"eos_token_id": [97]})),
+    ] {
+        let mut files = none();
+        files[at] = json;
+        assert_eq!(from_files(&tokenizer_json(), files, None).stop_tokens(), [97, 263], "file {at}");
+    }
+    let opened = |tokenizer: &Value, files| {
+        let text = from_files(tokenizer, files, None);
+        (text.raw_prompt("b").expect("a prompt"), text.notes().len())
+    };
+    let mut processed = tokenizer_json();
+    let special = |id: &str| json!({"SpecialToken": {"id": id, "type_id": 0}});
+    let sequence = json!({"Sequence": {"id": "A", "type_id": 0}});
+    let token = |id: &str, number: u32| json!({"id": id, "ids": [number], "tokens": [id]});
+    processed["post_processor"] = json!({
+        "type": "TemplateProcessing", "single": [special("<s>"), sequence], "pair": [sequence],
+        "special_tokens": {"<s>": token("<s>", 262), "<|im_end|>": token("<|im_end|>", 263)},
+    });
+    assert_eq!(opened(&processed, none()), (vec![262, 98], 0));
+    let config = |json| [json, Value::Null, Value::Null, Value::Null];
+    assert_eq!(opened(&processed, config(json!({"bos_token": null}))), (vec![262, 98], 0));
+    assert_eq!(opened(&processed, config(json!({"add_bos_token": false}))), (vec![98], 0));
+    let named = [json!({"add_bos_token": true}), json!({"bos_token": "<s>"}), Value::Null, Value::Null];
+    assert_eq!(opened(&tokenizer_json(), named), (vec![262, 98], 0));
+    let numbered = [json!({"add_bos_token": true}), Value::Null, json!({"bos_token_id": 262}), Value::Null];
+    assert_eq!(opened(&tokenizer_json(), numbered), (vec![262, 98], 0));
+    processed["post_processor"]["single"] = json!([special("<s>"), sequence, special("<|im_end|>")]);
+    assert_eq!(
+        opened(&processed, none()),
+        (vec![262, 98], 1),
+        "what would end the text is told, not written"
+    );
 }
 
 #[test]
 fn unsound_files_are_named() {
     let refused = |tokenizer: &[u8], config: Option<&[u8]>, template: Option<&[u8]>| {
-        Text::from_files(tokenizer, config, None, template).expect_err("refused").to_string()
+        let files = TextFiles {
+            tokenizer,
+            tokenizer_config: config,
+            chat_template: template,
+            ..TextFiles::default()
+        };
+        Text::from_files(&files).expect_err("refused").to_string()
     };
     let good = tokenizer_json().to_string().into_bytes();
     let mut no_decoder = tokenizer_json();
@@ -304,6 +441,11 @@ fn templates_speak_jinja_as_transformers_does() {
             "3",
         ),
         ("{% if tools is none and add_generation_prompt %}go{% endif %}", "go"),
+        ("{% if tools is iterable and tools | length > 0 %}tools{% endif %}", ""),
+        (
+            "{% for x in [[], {}, 'a', nothing, none, 1] %}{{ 'i' if x is iterable }}{{ 's' if x is sequence }},{% endfor %}",
+            "is,is,is,is,,,",
+        ),
         ("{{ strftime_now('%Y') | length }}", "4"),
     ] {
         assert_eq!(render(source).expect(source), expected, "{source}");

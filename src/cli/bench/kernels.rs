@@ -23,7 +23,7 @@ use benben::kv::Format;
 use benben::{Gpu, KvBits, KvOptions, Model, Result};
 use serde::Serialize;
 
-use super::{BenchArgs, now};
+use super::{BenchArgs, Reports, now};
 use crate::cli::Outcome;
 use crate::cli::measure::{Ceilings, seconds};
 use crate::cli::report::Table;
@@ -74,7 +74,7 @@ struct Bench<'a> {
     report: Report,
 }
 
-pub async fn run(args: &BenchArgs) -> Outcome {
+pub async fn run(args: &BenchArgs, mut reports: Reports) -> Outcome {
     let model = args.open(&KvOptions::default()).await?;
     let gpu = model.gpu();
     let report = Report {
@@ -95,7 +95,8 @@ pub async fn run(args: &BenchArgs) -> Outcome {
     }
     bench.prefill_products().await?;
     bench.prefill_attention(args.prompt_tokens).await?;
-    args.write(&bench.report)
+    reports.save(&bench.report, || Ok(String::new()))?;
+    args.print(&bench.report)
 }
 
 impl Bench<'_> {

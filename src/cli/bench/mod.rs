@@ -26,7 +26,7 @@ mod suite;
 mod summary;
 mod turns;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -35,10 +35,11 @@ use benben::{Error, KvOptions, Model, Result, RowFormat};
 use clap::ValueEnum;
 use serde::Serialize;
 
+use super::Outcome;
 use super::args::{LoadArgs, Weights, count};
 use super::kv_args::KvArgs;
+use super::output::{Kind, Output};
 use super::report;
-use super::{Failure, Outcome};
 
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
@@ -72,10 +73,39 @@ pub struct BenchArgs {
 }
 
 pub async fn run(args: &BenchArgs) -> Outcome {
+    // Before minutes of measuring, not after them.
+    let reports = Reports::claim(args)?;
     match args.suite.suite {
-        Some(suite) => runner::run(args, suite).await,
-        None if args.kernels => kernels::run(args).await,
-        None => one::run(args).await,
+        Some(suite) => runner::run(args, suite, reports).await,
+        None if args.kernels => kernels::run(args, reports).await,
+        None => one::run(args, reports).await,
+    }
+}
+
+/// Files that a report goes to, as it is known so far.
+struct Reports {
+    json: Option<Output>,
+    page: Option<Output>,
+}
+
+impl Reports {
+    fn claim(args: &BenchArgs) -> Outcome<Self> {
+        let json = args.json.iter().flatten().next();
+        Ok(Self {
+            json: json.map(|path| Output::claim(path, Kind::Json)).transpose()?,
+            page: args.suite.html.as_ref().map(|path| Output::claim(path, Kind::Page)).transpose()?,
+        })
+    }
+
+    fn save(&mut self, report: &impl Serialize, page: impl FnOnce() -> std::io::Result<String>) -> Outcome {
+        if let Some(json) = &mut self.json {
+            let text = serde_json::to_string_pretty(report).map_err(std::io::Error::from)? + "\n";
+            json.write(text.as_bytes())?;
+        }
+        match &mut self.page {
+            Some(output) => output.write(page()?.as_bytes()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -102,25 +132,13 @@ impl BenchArgs {
         weights.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
     }
 
-    /// Writes the report where it was asked for.
-    fn write(&self, report: &(impl Serialize + std::fmt::Display)) -> Outcome {
+    /// Prints the report as it was asked for.
+    fn print(&self, report: &(impl Serialize + std::fmt::Display)) -> Outcome {
         match &self.json {
             Some(None) => report::json(report),
-            Some(Some(path)) => {
-                save_json(path, report)?;
-                Ok(report::say(&report.to_string())?)
-            }
-            None => Ok(report::say(&report.to_string())?),
+            _ => Ok(report::say(&report.to_string())?),
         }
     }
-}
-
-fn save_json(path: &Path, report: &impl Serialize) -> Outcome {
-    save(path, serde_json::to_string_pretty(report).map_err(std::io::Error::from)? + "\n")
-}
-
-fn save(path: &Path, text: String) -> Outcome {
-    std::fs::write(path, text).map_err(|error| Failure::save(path, error))
 }
 
 /// Seconds since 1970.

@@ -9,7 +9,7 @@ use benben::gpu::Counters;
 use benben::{GenerateOptions, Result, Session};
 use serde::Serialize;
 
-use super::{BenchArgs, now, prompt};
+use super::{BenchArgs, Reports, now, prompt};
 use crate::cli::Outcome;
 use crate::cli::kv_args::KvLabel;
 use crate::cli::measure::{Ceilings, median};
@@ -60,7 +60,7 @@ struct Quarter {
     device_bytes: u64,
 }
 
-pub async fn run(args: &BenchArgs) -> Outcome {
+pub async fn run(args: &BenchArgs, mut reports: Reports) -> Outcome {
     let kv = args.kv.measured()?;
     let model = args.open(&kv).await?;
     let gpu = model.gpu();
@@ -81,7 +81,7 @@ pub async fn run(args: &BenchArgs) -> Outcome {
         time: now(),
         model: model.config().name.clone(),
         adapter: gpu.describe(),
-        kv: KvLabel::of(&kv),
+        kv: KvLabel::of(&kv.suited(model.config().heads, None)),
         prompt_tokens: args.prompt_tokens,
         max_tokens: args.max_tokens,
         runs: args.runs,
@@ -98,7 +98,8 @@ pub async fn run(args: &BenchArgs) -> Outcome {
         kv_bytes_full_f16: rows.bytes_full_f16,
         peak_bytes: gpu.bytes().peak,
     };
-    args.write(&report)
+    reports.save(&report, || Ok(String::new()))?;
+    args.print(&report)
 }
 
 /// One run's numbers; `None` for a rate that takes more tokens than there were.

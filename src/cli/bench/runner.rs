@@ -9,7 +9,7 @@ use super::cache::Cache;
 use super::cell::{Alone, Bench, Cell, Measured};
 use super::suite::{Grid, Suite, SuiteArgs};
 use super::summary::{Outcome as CellOutcome, Pack, Row, Summary};
-use super::{BenchArgs, now, page, save, save_json};
+use super::{BenchArgs, Reports, now, page};
 use crate::cli::measure::Ceilings;
 use crate::cli::report::{bytes, note};
 use crate::cli::{Failure, Outcome};
@@ -19,15 +19,16 @@ struct Runner<'a> {
     args: &'a BenchArgs,
     bench: Bench,
     summary: Summary,
+    reports: Reports,
 }
 
-pub async fn run(args: &BenchArgs, suite: Suite) -> Outcome {
+pub async fn run(args: &BenchArgs, suite: Suite, reports: Reports) -> Outcome {
     let grid = args.suite.grid(suite);
     if grid.turns && args.suite.random_rows {
         let reason = "--random-rows is for batches; with the suite depth, prompts must run".to_owned();
         return Err(Error::Invalid(reason).into());
     }
-    let mut runner = Runner::new(args, suite).await?;
+    let mut runner = Runner::new(args, suite, reports).await?;
     if grid.turns {
         for cache in &grid.caches {
             runner.turns(&grid, cache).await?;
@@ -52,7 +53,7 @@ pub async fn run(args: &BenchArgs, suite: Suite) -> Outcome {
 }
 
 impl<'a> Runner<'a> {
-    async fn new(args: &'a BenchArgs, suite: Suite) -> Outcome<Self> {
+    async fn new(args: &'a BenchArgs, suite: Suite, reports: Reports) -> Outcome<Self> {
         let model = args.open(&KvOptions::default()).await?;
         let gpu = model.gpu();
         let summary = Summary {
@@ -71,12 +72,12 @@ impl<'a> Runner<'a> {
         let limit = Duration::from_secs(args.suite.cell_seconds as u64);
         let SuiteArgs { compare, step_tokens, random_rows, .. } = args.suite;
         let bench = Bench { model, alone: Alone::default(), compare, limit, step_tokens, random_rows };
-        Ok(Self { args, bench, summary })
+        Ok(Self { args, bench, summary, reports })
     }
 
     /// Writes the report; fails where answers are wrong.
     fn finish(&self) -> Outcome {
-        self.args.write(&self.summary)?;
+        self.args.print(&self.summary)?;
         match self.summary.wrong().count() {
             0 => Ok(()),
             failed => Err(Failure::Answers { failed, total: self.summary.cells.len() }),
@@ -253,13 +254,7 @@ impl<'a> Runner<'a> {
         self.summary.cells.iter().find(is).cloned()
     }
 
-    fn save(&self) -> Outcome {
-        if let Some(Some(path)) = &self.args.json {
-            save_json(path, &self.summary)?;
-        }
-        if let Some(path) = &self.args.suite.html {
-            save(path, page::document(&self.summary)?)?;
-        }
-        Ok(())
+    fn save(&mut self) -> Outcome {
+        self.reports.save(&self.summary, || page::document(&self.summary))
     }
 }

@@ -11,6 +11,12 @@ use std::path::Path;
 use benben::{Comparison, Divergence, Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::cli::output::lock;
+use crate::cli::{Failure, Outcome};
+
+/// How a line begins.
+const START: &[u8] = b"{\"key\":";
+
 /// A continuation under one configuration, compared with the full cache.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Compared {
@@ -94,16 +100,30 @@ pub struct Cells {
 
 impl Cells {
     /// Opens the file at `path`, or begins it. What follows the last whole line is cut off.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+    ///
+    /// # Errors
+    /// [`Failure`] if it cannot be written, another program writes it, or it holds something else.
+    pub fn open(path: &Path) -> Outcome<Self> {
+        let fault = |error| Failure::save(path, error);
+        let open = OpenOptions::new().read(true).append(true).create(true).open(path);
+        let mut file = open.map_err(fault)?;
+        lock(&file, path)?;
         let mut text = Vec::new();
-        file.read_to_end(&mut text)?;
+        file.read_to_end(&mut text).map_err(fault)?;
         let whole = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |i| i + 1);
-        file.set_len(whole as u64)?;
-        file.seek(SeekFrom::End(0))?;
-        let lines = text[..whole].split(|&byte| byte == b'\n');
-        let done = lines.filter_map(|line| serde_json::from_slice::<Line>(line).ok());
-        Ok(Self { file, done: done.map(|line| (line.key, line.measured)).collect() })
+        let lines = text[..whole].split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+        let lines: Option<Vec<Line>> = lines.map(|line| serde_json::from_slice(line).ok()).collect();
+        let cut = &text[whole..];
+        let Some(lines) = lines.filter(|_| cut.starts_with(START) || START.starts_with(cut)) else {
+            let path = path.display();
+            let reason = format!(
+                "{path} holds something else than measured cells; choose another --out, or delete the file"
+            );
+            return Err(Error::Invalid(reason).into());
+        };
+        file.set_len(whole as u64).map_err(fault)?;
+        file.seek(SeekFrom::End(0)).map_err(fault)?;
+        Ok(Self { file, done: lines.into_iter().map(|line| (line.key, line.measured)).collect() })
     }
 
     pub fn get(&self, key: &str) -> Option<&Measured> {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use benben::text::Special;
-use benben::{Error, KvOptions, Model, Result};
+use benben::{KvOptions, Model, Result};
 use clap::ValueEnum;
 
 use super::cells::Cells;
@@ -18,7 +18,8 @@ use super::runner::Runner;
 use super::split::{Source, Split};
 use super::summary::{Summary, TextQuality};
 use super::{markdown, page};
-use crate::cli::args::{LoadArgs, bar, count};
+use crate::cli::args::{LoadArgs, bar, count, read_text};
+use crate::cli::output::{Kind, Output};
 use crate::cli::report::{self, Table};
 use crate::cli::{Failure, Outcome};
 
@@ -78,7 +79,13 @@ pub async fn run(args: &KvEvalArgs) -> Outcome {
     let out = &args.out;
     let refused = |error: std::io::Error| Failure::Directory { path: out.display().to_string(), error };
     std::fs::create_dir_all(out).map_err(refused)?;
-    let mut cells = Cells::open(&out.join("cells.jsonl")).map_err(refused)?;
+    let mut cells = Cells::open(&out.join("cells.jsonl"))?;
+    let claim = |name: &str, kind| Output::claim(&out.join(name), kind);
+    let [mut json, mut markdown, mut html] = [
+        claim("report.json", Kind::Json)?,
+        claim("report.md", Kind::Markdown)?,
+        claim("report.html", Kind::Page)?,
+    ];
 
     let model = args.load.load(&args.model, &KvOptions::full(), None).await?;
     let texts: Vec<Source> = texts
@@ -101,10 +108,10 @@ pub async fn run(args: &KvEvalArgs) -> Outcome {
 
     let texts = texts.into_iter().map(|text| text.name).collect();
     let summary = Summary::new(&plan, &cells, &model, texts, sizes);
-    let write = |name: &str, text: String| std::fs::write(out.join(name), text).map_err(refused);
-    write("report.json", serde_json::to_string_pretty(&summary).map_err(std::io::Error::from)? + "\n")?;
-    write("report.md", markdown::document(&summary))?;
-    write("report.html", page::document(&summary)?)?;
+    let text = serde_json::to_string_pretty(&summary).map_err(std::io::Error::from)? + "\n";
+    json.write(text.as_bytes())?;
+    markdown.write(markdown::document(&summary).as_bytes())?;
+    html.write(page::document(&summary)?.as_bytes())?;
     report::say(&format!("{}\n{}\n", table(&summary), out.join("report.html").display()))?;
     Ok(())
 }
@@ -153,8 +160,7 @@ fn stamp(path: &Path) -> String {
 
 /// A text and the name it goes by: its file's, without the extension.
 fn read(path: &Path) -> Result<(String, String)> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| Error::File { path: path.display().to_string(), reason: e.to_string() })?;
+    let text = read_text(path)?;
     let name = path.file_stem().unwrap_or(path.as_os_str());
     Ok((name.to_string_lossy().into_owned(), text))
 }

@@ -7,7 +7,7 @@ use benben::{Error, Result};
 use serde::Serialize;
 
 use crate::cli::Outcome;
-use crate::cli::args::{LoadArgs, bar, count};
+use crate::cli::args::{LoadArgs, bar, count, read_text};
 use crate::cli::kv_args::{KvArgs, KvLabel};
 use crate::cli::report::{self, Table};
 
@@ -73,8 +73,7 @@ struct Report<'a> {
 }
 
 pub async fn run(args: &PplArgs) -> Outcome {
-    let text = std::fs::read_to_string(&args.file)
-        .map_err(|e| Error::File { path: args.file.display().to_string(), reason: e.to_string() })?;
+    let text = read_text(&args.file)?;
     let kv = args.kv.measured()?;
     let model = args.load.load(&args.model, &kv, None).await?;
     let tokens = model.text().encode(&text, Special::AsText)?;
@@ -98,7 +97,7 @@ pub async fn run(args: &PplArgs) -> Outcome {
 
     // Windows are equally long, so the mean of their means is that of all tokens.
     let total = Loss::new(0, windows.iter().map(|w| w.mean_nll).sum::<f64>() / windows.len() as f64);
-    let (rows, kv) = (session.kv(), KvLabel::of(&kv));
+    let (rows, kv) = (session.kv(), KvLabel::of(&kv.suited(model.config().heads, None)));
     if args.json {
         return report::json(&Report {
             model: &model.config().name,

@@ -58,7 +58,7 @@ impl Waiting {
                 have: "a host tier for sessions only".to_owned(),
             });
         }
-        let kv = request.kv.profiled(config.profile.as_ref());
+        let kv = request.kv.suited(config.heads, config.profile.as_ref());
         let context = (prompt.saturating_add(answer)).min(most_context);
         Plan::session(config, &kv, context)?.check(&Limits::of(model.gpu(), None))?;
         let bounds = Bounds::new(&kv, config.kv_layers(), context)?;

@@ -10,7 +10,7 @@ use super::ramp::proportional;
 use super::snap_kv::WINDOW;
 use super::{BlockPlan, Full, Joint, LayerRows, Policy, Rank, SINKS, listed, refuse_nothing};
 use crate::kernels::kv_code::KvBits;
-use crate::kv::{Format, KvOptions};
+use crate::kv::{Format, KvOptions, Share};
 use crate::{Error, Result};
 
 /// What a row takes, its step included, in quarters of a bit a value; heads of 64 values are the smallest.
@@ -40,7 +40,40 @@ struct Auto {
     saver: bool,
 }
 
+/// The same with rows of 16 bits.
+#[derive(Debug, Clone, PartialEq)]
+struct Halves(Auto);
+
 impl Auto {
+    /// The plan for a prompt of `rows` tokens, where a layer stores `beside` besides rows of at least `least`, all in
+    /// quarters of a bit a value, and `split` says how many rows of each format its bytes hold.
+    fn planned(
+        &self,
+        rows: usize,
+        layers: usize,
+        (beside, least): (usize, usize),
+        split: impl Fn(usize, usize) -> (usize, usize),
+    ) -> Result<BlockPlan> {
+        refuse_nothing(rows, layers)?;
+        if rows <= SHORT {
+            return Full.plan(rows, layers);
+        }
+        let even = vec![1.0; layers];
+        let weights = self.weights.as_deref().unwrap_or(&even);
+        let mean = f64::from(self.share) * (rows * SIXTEEN) as f64 - beside as f64;
+        let bytes = proportional(mean, weights, (WINDOW + SINKS) * least, rows * least);
+        let (turn, saved) = (layers * 2 / 3, (rows as f32 * SAVED).ceil() as usize);
+        let layer = |(l, bytes)| {
+            let (before, after) = (self.saver && l > turn, self.saver && l >= turn);
+            let enter = if before { saved } else { rows };
+            let (main, tail) = split(bytes, enter);
+            let propagate = if after { saved } else { rows };
+            LayerRows { enter, retain: main + tail, propagate, protected: WINDOW, tail }
+        };
+        let layers = bytes.into_iter().enumerate().map(layer).collect();
+        Ok(BlockPlan { layers, scoring: Some(Joint::scoring(rows, false)) })
+    }
+
     /// Rows of 4 and of 3 bits that fit into a layer's bytes, half of which each gets unless there are too few rows.
     fn split(bytes: usize, rows: usize) -> (usize, usize) {
         let main = (bytes / 2 / FOUR).max(WINDOW + SINKS).min(rows);
@@ -65,24 +98,7 @@ impl Policy for Auto {
     }
 
     fn plan(&self, rows: usize, layers: usize) -> Result<BlockPlan> {
-        refuse_nothing(rows, layers)?;
-        if rows <= SHORT {
-            return Full.plan(rows, layers);
-        }
-        let even = vec![1.0; layers];
-        let weights = self.weights.as_deref().unwrap_or(&even);
-        let mean = f64::from(self.share) * (rows * SIXTEEN) as f64 - BESIDE as f64;
-        let bytes = proportional(mean, weights, (WINDOW + SINKS) * FOUR, rows * FOUR);
-        let (turn, saved) = (layers * 2 / 3, (rows as f32 * SAVED).ceil() as usize);
-        let layer = |(l, bytes)| {
-            let (before, after) = (self.saver && l > turn, self.saver && l >= turn);
-            let enter = if before { saved } else { rows };
-            let (main, tail) = Self::split(bytes, enter);
-            let propagate = if after { saved } else { rows };
-            LayerRows { enter, retain: main + tail, propagate, protected: WINDOW, tail }
-        };
-        let layers = bytes.into_iter().enumerate().map(layer).collect();
-        Ok(BlockPlan { layers, scoring: Some(Joint::scoring(rows, false)) })
+        self.planned(rows, layers, (BESIDE, FOUR), Self::split)
     }
 
     fn rank(&self) -> Option<Rank> {
@@ -95,6 +111,33 @@ impl Policy for Auto {
 
     fn weighted(&self, weights: &[f32]) -> Option<Arc<dyn Policy>> {
         Some(Arc::new(Self { weights: Some(weights.to_vec()), ..self.clone() }))
+    }
+}
+
+impl Policy for Halves {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn key(&self) -> String {
+        format!("{} halves", self.0.key())
+    }
+
+    fn plan(&self, rows: usize, layers: usize) -> Result<BlockPlan> {
+        let split = |bytes: usize, rows: usize| ((bytes / SIXTEEN).max(WINDOW + SINKS).min(rows), 0);
+        self.0.planned(rows, layers, (0, SIXTEEN), split)
+    }
+
+    fn rank(&self) -> Option<Rank> {
+        self.0.rank()
+    }
+
+    fn per_head(&self) -> bool {
+        self.0.per_head()
+    }
+
+    fn weighted(&self, weights: &[f32]) -> Option<Arc<dyn Policy>> {
+        Some(Arc::new(Self(Auto { weights: Some(weights.to_vec()), ..self.0.clone() })))
     }
 }
 
@@ -121,7 +164,14 @@ impl KvOptions {
             share => (Arc::new(Auto { share, weights: None, saver }), KvBits::Four),
         };
         let tail = policy.per_head().then_some(Format::both(KvBits::Three));
-        Self { policy, format: Format::both(bits), tail, ..Self::full() }
+        let share = Some(Share { bytes: share, saver });
+        Self { policy, format: Format::both(bits), tail, share, ..Self::full() }
+    }
+
+    /// The same in rows of 16 bits alone, fewer of them.
+    pub(crate) fn in_halves(share: Share) -> Self {
+        let auto = Auto { share: share.bytes, weights: None, saver: share.saver };
+        Self { policy: Arc::new(Halves(auto)), share: Some(share), ..Self::full() }
     }
 }
 
@@ -151,6 +201,26 @@ mod tests {
                 assert!(gains.iter().all(|rows| rows.total() <= 2000), "{share}");
             }
         }
+    }
+
+    #[test]
+    fn heads_without_coarse_rows_get_fewer_rows_of_halves() {
+        let coarse = KvOptions::default();
+        for (dim, format) in
+            [(64, KvBits::Four), (48, KvBits::Sixteen), (8, KvBits::Sixteen), (80, KvBits::Sixteen)]
+        {
+            let heads = Heads { query: 6, kv: 3, dim };
+            let kv = coarse.suited(heads, None);
+            assert_eq!((kv.format.k, kv.policy.name()), (format, "auto"), "{dim}");
+            let gains = kv.policy.plan(2000, 4).unwrap().gains(&Tiers::new(&kv), true);
+            let bytes: u64 = gains.iter().map(|&rows| Tiers::new(&kv).bytes(rows, heads)).sum();
+            let full = 4 * 2000 * Format::F16.bytes_per_token(heads);
+            assert!((0.19..=0.2).contains(&(bytes as f64 / full as f64)), "{dim}: {bytes} of {full}");
+            assert_eq!(kv.policy.plan(512, 4).unwrap().layers[0].retain, 512);
+        }
+        // Eight bits that somebody asked for are refused elsewhere, not exchanged.
+        let asked = KvOptions::new(Full, Format::both(KvBits::Eight));
+        assert_eq!(asked.suited(Heads { query: 6, kv: 3, dim: 48 }, None).format.k, KvBits::Eight);
     }
 
     #[test]

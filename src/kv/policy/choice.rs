@@ -131,7 +131,7 @@ impl Choice {
         if merge && policy.thinning().is_some() {
             return refuse("`merge` does not go with a policy that thins generated rows; try joint");
         }
-        Ok(KvOptions { policy, format, tail, merge, offload })
+        Ok(KvOptions { policy, format, tail, merge, offload, share: None })
     }
 
     fn auto(&self) -> Result<KvOptions> {

@@ -115,9 +115,13 @@ impl Tiny {
 
     /// The same model as Hugging Face has it: f16 tensors, rotation by halves, files beside it.
     pub fn safetensors(&self) -> ModelFile {
-        let (bytes, config) = (self.checkpoint(&self.tensors), self.config_json());
-        let file = ModelFile::from_safetensors_bytes(bytes, &config).expect("sound safetensors");
-        file.with_sidecar("tokenizer.json", tokenizer_json().into_bytes())
+        self.checkpoint_with(&self.config_json())
+    }
+
+    /// The same with another `config.json`.
+    pub fn checkpoint_with(&self, config: &str) -> ModelFile {
+        let file = ModelFile::from_safetensors_bytes(self.checkpoint(&self.tensors), config);
+        file.expect("sound safetensors").with_sidecar("tokenizer.json", tokenizer_json().into_bytes())
     }
 
     /// The same in shards with their index, as files of these names.
@@ -146,7 +150,8 @@ impl Tiny {
         serialize(views, None).expect("safetensors")
     }
 
-    fn config_json(&self) -> String {
+    /// The text of its `config.json`.
+    pub fn config_json(&self) -> String {
         let config = json!({
             "model_type": "llama", "hidden_size": self.shape.width, "num_attention_heads": self.shape.query,
             "num_key_value_heads": self.shape.kv, "head_dim": self.shape.dim, "num_hidden_layers": LAYERS,
@@ -225,6 +230,7 @@ fn metadata(shape: Shape) -> Vec<(String, Value)> {
         ("llama.rope.dimension_count", number(shape.dim)),
         ("llama.rope.freq_base", Value::F32(10_000.0)),
         ("tokenizer.ggml.model", Value::String("gpt2".into())),
+        ("tokenizer.ggml.pre", Value::String("gpt-2".into())),
         ("tokenizer.ggml.tokens", strings(tokens)),
         ("tokenizer.ggml.token_type", Value::Array(types.into_iter().map(Value::I32).collect())),
         ("tokenizer.ggml.merges", strings(merges)),
