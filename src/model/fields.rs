@@ -52,7 +52,7 @@ const FIELDS: [(&str, Known); 9] = [
          finetuning_task task_specific_params problem_type prefix attn_implementation use_flash_attn \
          use_flash_attention unsloth_version unsloth_fixed model_name pretraining_tp max_window_layers \
          max_sequence_length model_max_length pad_token_id unk_token_id sep_token_id mask_token_id \
-         decoder_start_token_id",
+         decoder_start_token_id cache_implementation keys_to_ignore_at_inference",
         Idle,
     ),
     // Of training.

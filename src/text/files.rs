@@ -1,11 +1,11 @@
 //! A [`Text`] from the files of a Hugging Face repository.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokenizers::Tokenizer;
+use tokenizers::{AddedToken, Tokenizer};
 
 use super::{Text, bpe, pieces::Pieces, spm, stops, template::Template};
 use crate::{Error, Result};
@@ -37,6 +37,7 @@ struct SpecialTokens {
     eos_token: Option<Value>,
     unk_token: Option<Value>,
     pad_token: Option<Value>,
+    additional_special_tokens: Option<Vec<Value>>,
 }
 
 /// The part of `tokenizer_config.json` that matters here.
@@ -46,6 +47,8 @@ struct TokenizerConfig {
     names: SpecialTokens,
     add_bos_token: Option<bool>,
     add_eos_token: Option<bool>,
+    /// By their ids, which are texts in JSON.
+    added_tokens_decoder: Option<BTreeMap<String, Value>>,
     chat_template: Option<Value>,
 }
 
@@ -63,13 +66,17 @@ impl Text {
     /// [`Error::Text`] when a file is not what its name says, the tokenizer decodes neither byte-level nor
     /// SentencePiece tokens, or the chat template has a syntax error.
     pub fn from_files(files: &TextFiles<'_>) -> Result<Self> {
-        let tokenizer = Tokenizer::from_bytes(files.tokenizer)
+        let mut tokenizer = Tokenizer::from_bytes(files.tokenizer)
             .map_err(|error| Error::Text(format!("tokenizer.json cannot be read: {error}")))?;
+        // A text is as long as it is.
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None).map_err(|error| Error::Text(error.to_string()))?;
         let mut config: TokenizerConfig = json("tokenizer_config.json", files.tokenizer_config)?;
         config.names.complete(json("special_tokens_map.json", files.special_tokens_map)?);
         let generation: Ids = json("generation_config.json", files.generation_config)?;
         let model: Ids = json("config.json", files.config)?;
 
+        config.mark_special(&mut tokenizer)?;
         let pieces = pieces(&tokenizer)?;
         let id = |name: &Option<Value>| tokenizer.token_to_id(token_name(name.as_ref()?)?);
         let named = stops::names(|name| tokenizer.token_to_id(name).is_some());
@@ -111,7 +118,52 @@ impl Text {
     }
 }
 
+impl TokenizerConfig {
+    /// Adds the tokens that these files state beside the tokenizer, and makes control tokens of those that are stated, or
+    /// known, to be some.
+    fn mark_special(&self, tokenizer: &mut Tokenizer) -> Result<()> {
+        let decoder = self.added_tokens_decoder.iter().flatten();
+        let numbered = decoder.map(|(id, token)| match (id.parse::<u32>(), token_name(token)) {
+            (Ok(id), Some(name)) => Ok((id, name, token)),
+            _ => Err(Error::Text(format!("tokenizer_config.json has an added token '{id}' that is {token}"))),
+        });
+        let mut numbered = numbered.collect::<Result<Vec<_>>>()?;
+        numbered.sort_unstable_by_key(|(id, ..)| *id);
+        for (id, name, token) in numbered {
+            let flag = |flag: &str| token[flag] == true;
+            let added = AddedToken::from(name, flag("special"))
+                .single_word(flag("single_word"))
+                .lstrip(flag("lstrip"))
+                .rstrip(flag("rstrip"))
+                .normalized(flag("normalized"));
+            if added.special || tokenizer.token_to_id(name).is_none() {
+                tokenizer.add_tokens(&[added]);
+            }
+            if tokenizer.token_to_id(name) != Some(id) {
+                return Err(Error::Text(format!(
+                    "tokenizer_config.json gives '{name}' the id {id}, but in tokenizer.json that is another's"
+                )));
+            }
+        }
+        let stated = self.names.all().filter(|name| tokenizer.token_to_id(name).is_some()).map(str::to_owned);
+        let known = tokenizer.get_added_tokens_decoder().into_values().map(|token| token.content);
+        let special: Vec<AddedToken> = known
+            .filter(|name| stops::is_control(name))
+            .chain(stated)
+            .map(|name| AddedToken::from(name, true))
+            .collect();
+        tokenizer.add_tokens(&special);
+        Ok(())
+    }
+}
+
 impl SpecialTokens {
+    /// All names.
+    fn all(&self) -> impl Iterator<Item = &str> {
+        let one = [&self.bos_token, &self.eos_token, &self.unk_token, &self.pad_token].into_iter().flatten();
+        one.chain(self.additional_special_tokens.iter().flatten()).filter_map(token_name)
+    }
+
     /// Takes from another file what this one leaves out.
     fn complete(&mut self, other: Self) {
         let pairs = [
@@ -123,6 +175,8 @@ impl SpecialTokens {
         for (name, other) in pairs {
             *name = name.take().or(other);
         }
+        let more = other.additional_special_tokens;
+        self.additional_special_tokens = self.additional_special_tokens.take().or(more);
     }
 
     /// The variables under which templates know the special tokens.
@@ -183,7 +237,11 @@ fn surroundings(tokenizer: &Tokenizer) -> Result<(Vec<u32>, Vec<u32>)> {
     };
     let (plain, whole) = (encode(false)?, encode(true)?);
     let at = whole.windows(plain.len().max(1)).position(|window| window == plain);
-    let Some(at) = at.filter(|_| !plain.is_empty()) else { return Ok((whole, Vec::new())) };
+    let Some(at) = at.filter(|_| !plain.is_empty()) else {
+        let reason =
+            format!("tokenizer.json makes {plain:?} of 'a', and {whole:?} of the same as a text of its own");
+        return Err(Error::Text(reason));
+    };
     Ok((whole[..at].to_vec(), whole[at + plain.len()..].to_vec()))
 }
 
@@ -213,13 +271,13 @@ fn pieces(tokenizer: &Tokenizer) -> Result<Pieces> {
             "tokenizer.json has {count} token ids; 1 to {MOST_TOKENS} are supported"
         )));
     }
-    let added = tokenizer.get_added_tokens_decoder();
+    let vocabulary = tokenizer.get_added_vocabulary();
     let mut pieces = Pieces::new(steps.iter().any(drops_first_space));
     for (id, token) in tokens {
         while pieces.len() < id as usize {
             pieces.push([]);
         }
-        let special = added.get(&id).is_some_and(|token| token.special);
+        let special = vocabulary.is_special_token(&token);
         pieces.push(if special { Vec::new() } else { piece(&token) });
     }
     Ok(pieces)

@@ -21,7 +21,9 @@ impl Names {
     /// The names that a tokenizer knows.
     pub fn new(tokenizer: &Tokenizer) -> Self {
         let mut names = HashMap::<char, Vec<String>>::new();
-        for token in tokenizer.get_added_tokens_decoder().into_values().filter(|token| token.special) {
+        let vocabulary = tokenizer.get_added_vocabulary();
+        let added = tokenizer.get_added_tokens_decoder().into_values();
+        for token in added.filter(|token| vocabulary.is_special_token(&token.content)) {
             if let Some(first) = token.content.chars().next() {
                 names.entry(first).or_default().push(token.content);
             }

@@ -43,7 +43,7 @@ pub struct ModelFile {
 }
 
 /// A text without the byte order mark that some editors put in front of UTF-8.
-fn without_mark(text: &[u8]) -> &[u8] {
+pub(super) fn without_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
 }
 

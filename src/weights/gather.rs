@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Component, Path};
 
+use super::file::without_mark;
 use super::header::Header;
 use super::source::{Part, Source};
 use super::{FileKind, Metadata, ModelFile, TensorInfo, names};
@@ -139,7 +140,7 @@ pub(super) fn shards(file: &str, index: &[u8]) -> Result<BTreeMap<String, Vec<St
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
-    let index: Index = serde_json::from_slice(index)
+    let index: Index = serde_json::from_slice(without_mark(index))
         .map_err(|error| Error::format(file, format!("it is no safetensors index: {error}")))?;
     let mut shards = BTreeMap::<String, Vec<String>>::new();
     for (tensor, shard) in index.weight_map {

@@ -99,7 +99,7 @@ impl Value {
         match *self {
             Self::F32(v) => Some(v),
             Self::F64(v) => Some(v as f32),
-            _ => None,
+            _ => self.integer().map(|n| n as f32),
         }
     }
 

@@ -172,6 +172,30 @@ fn files_of_another_kind_say_what_they_are() {
 }
 
 #[test]
+fn parts_of_models_on_disk_say_what_they_are() {
+    let folder = std::env::temp_dir().join(format!("benben-known-{}-parts", std::process::id()));
+    std::fs::create_dir_all(folder.join("lora")).expect("the temporary directory can be written");
+    let write = |name: &str, bytes: &[u8]| std::fs::write(folder.join(name), bytes).expect("written");
+    write("m-00002-of-00003.gguf", &Tiny::new().gguf());
+    write("m-00002-of-00003.safetensors", b"");
+    write("lora/adapter_config.json", b"{}");
+    let sentence = |name: &str| ModelFile::open(&folder.join(name)).err().expect("refused").to_string();
+    assert!(sentence("m-00002-of-00003.gguf").contains("shard 2 of 3"));
+    assert!(sentence("m-00002-of-00003.safetensors").contains("shard 2 of 3"));
+    assert!(sentence("lora").contains("adapter (LoRA"));
+    // With their index, any of the shards stands for all.
+    for (name, bytes) in Tiny::new().safetensors_shards(2) {
+        let mark: &[u8] = if name.ends_with(".json") { b"\xef\xbb\xbf" } else { b"" };
+        write(&name, &[mark, &bytes].concat());
+    }
+    let whole = ModelFile::open(&folder.join("model-00002-of-00002.safetensors")).expect("a model");
+    assert_eq!(whole.tensors().count(), Tiny::new().tensors.len());
+    block_on(Config::read(&whole)).expect("a model");
+    benben::engine::read_text(&whole).expect("a tokenizer");
+    std::fs::remove_dir_all(folder).expect("removed");
+}
+
+#[test]
 fn strings_need_not_be_utf8() {
     let mut bytes = Tiny::new().with_meta("general.author", string("Zoe!")).gguf();
     let at = bytes.windows(4).position(|window| window == b"Zoe!").expect("the author");

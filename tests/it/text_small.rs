@@ -396,6 +396,39 @@ fn every_file_may_say_how_texts_begin_and_answers_end() {
 }
 
 #[test]
+fn every_file_may_say_which_tokens_are_special() {
+    let mut tokenizer = tokenizer_json();
+    // A turn's end as a plain token, and padding that no text asks for.
+    tokenizer["added_tokens"][1]["special"] = json!(false);
+    tokenizer["padding"] = json!({
+        "strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0,
+        "pad_token": "!",
+    });
+    let decoder = json!({"265": {"content": "<new>", "special": true}, "264": {"content": "<think>", "special": false}});
+    let template = "{{ messages[0].content }}";
+    let config = json!({"added_tokens_decoder": decoder, "chat_template": template});
+    let map = json!({"additional_special_tokens": ["1234", {"content": "<think>"}]});
+    let text = from_files(&tokenizer, [config, map, Value::Null, Value::Null], None);
+    assert_eq!(text.vocab_size(), 266);
+    for (name, id) in [("<s>", 262), ("<|im_end|>", 263), ("<think>", 264), ("<new>", 265), ("1234", 261)] {
+        assert_eq!(text.raw_prompt(name).expect("a prompt"), [id], "{name}");
+        assert_eq!(text.decode(&[id]).expect("decodes"), "", "{name}");
+        let said = text.prompt(&[Message::user(name)]).expect("a prompt");
+        assert_eq!(said, text.encode(name, Special::AsText).expect("encodes"), "{name}");
+        assert!(!said.contains(&id) || name == "1234", "{name}: {said:?}");
+    }
+    assert_eq!(text.stop_tokens(), [263]);
+    let other = json!({"added_tokens_decoder": {"7": {"content": "<s>", "special": true}}}).to_string();
+    let tokenizer = tokenizer.to_string();
+    let files = TextFiles {
+        tokenizer: tokenizer.as_bytes(),
+        tokenizer_config: Some(other.as_bytes()),
+        ..TextFiles::default()
+    };
+    assert!(Text::from_files(&files).expect_err("refused").to_string().contains("'<s>' the id 7"));
+}
+
+#[test]
 fn unsound_files_are_named() {
     let refused = |tokenizer: &[u8], config: Option<&[u8]>, template: Option<&[u8]>| {
         let files = TextFiles {

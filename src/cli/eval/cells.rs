@@ -162,13 +162,18 @@ mod tests {
         cells.put("a".to_owned(), speed(1.5)).unwrap();
         cells.put("b".to_owned(), speed(1.0 / 3.0)).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
+        assert!(Cells::open(&path).unwrap_err().to_string().contains("another program writes it"));
+        drop(cells);
         std::fs::write(&path, &text[..text.len() - 9]).unwrap();
 
         let mut cells = Cells::open(&path).unwrap();
         assert_eq!((cells.get("a"), cells.get("b")), (Some(&speed(1.5)), None));
         cells.put("b".to_owned(), speed(1.0 / 3.0)).unwrap();
+        drop(cells);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
         assert_eq!(Cells::open(&path).unwrap().get("b"), Some(&speed(1.0 / 3.0)));
+        std::fs::write(&path, "notes that exist only here").unwrap();
+        assert!(Cells::open(&path).unwrap_err().to_string().contains("choose another --out"));
         std::fs::remove_file(path).unwrap();
     }
 }
