@@ -70,6 +70,12 @@ def part_small():
             yield from beside_llama_cpp(name, title)
 
 
+def step(cell):
+    """What a step records, where the cell has it."""
+    work = cell.get("step")
+    return f", {work['dispatches']:.0f} dispatches and {work['barriers']:.0f} barriers a step" if work else ""
+
+
 def part_13b():
     peer = cells("13b-transformers").get("full", {})
     theirs = peer.get("new_tokens_per_second")
@@ -87,7 +93,7 @@ def part_13b():
             yield (
                 f"13B, weights {weights}, {cache}: {rate(new)} new tok/s{ratio} (prefill "
                 f"{rate(cell['prefill_tokens_per_second'])}, decode {rate(cell['decode_tokens_per_second'])}, "
-                f"KV {cell['kv_bytes'] / 1e9:.2f} GB){agreement(cell)}"
+                f"KV {cell['kv_bytes'] / 1e9:.2f} GB{step(cell)}){agreement(cell)}"
             )
 
 
@@ -101,7 +107,7 @@ def part_depth():
             continue
         decode = cell["decode_tokens_per_second"]
         ratio = f", ratio to full {decode / full:.2f}" if full and decode else ""
-        yield f"{at}: decode {rate(decode)} tok/s{ratio}, KV {cell['kv_bytes'] / 1e9:.3f} GB"
+        yield f"{at}: decode {rate(decode)} tok/s{ratio}, KV {cell['kv_bytes'] / 1e9:.3f} GB{step(cell)}"
 
 
 def part_kernels():

@@ -29,14 +29,15 @@ pub(super) fn key(base: ShaderKey, head_dim: usize, format: Format, flags: Flags
 }
 
 /// The variants of one kernel: every pair of widths on SmolLM2's heads, one with logits, one of merged rows, and where
-/// the output can come out, one for each kind of it.
+/// the output can come out, one for each kind of it, and one with logits beside it.
 pub(super) fn variants_of(base: fn(Heads) -> ShaderKey, wholes: bool) -> Vec<ShaderKey> {
     let heads = Heads { query: 9, kv: 3, dim: 64 };
     let of = |k, v, flags| key(base(heads), heads.dim, Format { k, v }, flags);
     let (plain, four) = (Flags::default(), KvBits::Four);
     let pairs = KvBits::ALL.into_iter().flat_map(|k| KvBits::ALL.map(|v| of(k, v, plain)));
-    let only = [true, false].into_iter().filter(|_| wholes);
-    let only: Vec<_> = only.map(|rotated| of(four, four, Flags { whole: Some(rotated), ..plain })).collect();
+    let only = [(true, false), (false, false), (true, true)].into_iter().filter(|_| wholes);
+    let whole = |(rotated, store_logits)| Flags { whole: Some(rotated), store_logits, ..plain };
+    let only: Vec<_> = only.map(|kinds| of(four, four, whole(kinds))).collect();
     let others = [
         of(KvBits::Eight, four, Flags { store_logits: true, ..plain }),
         of(four, four, Flags { merged: true, ..plain }),

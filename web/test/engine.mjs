@@ -177,7 +177,7 @@ const tests = {
     const codes = errors.map(({ code }) => code);
     assert.deepEqual(codes, ["does-not-fit", "invalid", "invalid", "invalid", "cancelled", "context-full", "cancelled"]);
     assert.ok(errors[0].need > errors[0].limit && errors[0].limit > 0);
-    assert.match(errors[1].message, /preset needs policy pyramid/);
+    assert.match(errors[1].message, /preset needs the policy pyramid/);
     await page.close();
   },
 };

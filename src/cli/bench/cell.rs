@@ -15,6 +15,7 @@ use super::agreement::{Agreement, explained_margin, margin};
 use super::cache::Cache;
 use super::drive::{Timeline, drive};
 use super::prompt;
+use super::steps::{StepWork, Steps};
 
 /// What is measured together.
 #[derive(Debug, Clone, Serialize)]
@@ -51,6 +52,8 @@ pub struct Measured {
     pub kv_bytes_reserved: u64,
     /// The most that was on the device at once, weights included.
     pub peak_bytes: u64,
+    /// What a step of all sequences together records; absent for sequences without an engine.
+    pub step: Option<StepWork>,
     pub agreement: Agreement,
 }
 
@@ -97,7 +100,7 @@ impl Bench {
         }
         let gpu = self.model.gpu().clone();
         let mut runs = 0;
-        let (times, held) = loop {
+        let (times, held, steps) = loop {
             let compiled = gpu.counters().pipelines;
             gpu.reset_peak();
             let run = self.together(cell, cache, kv_memory).await?;
@@ -125,6 +128,7 @@ impl Bench {
             kv_bytes_full_f16: held.kv_bytes_full_f16,
             kv_bytes_reserved: held.kv_bytes_reserved,
             peak_bytes: gpu.bytes().peak,
+            step: steps.work(),
             agreement,
         })
     }
@@ -168,11 +172,20 @@ impl Bench {
         Ok((engine, answers))
     }
 
-    async fn together(&self, cell: &Cell, cache: &Cache, kv_memory: u64) -> Result<(Timeline, EngineReport)> {
+    async fn together(
+        &self,
+        cell: &Cell,
+        cache: &Cache,
+        kv_memory: u64,
+    ) -> Result<(Timeline, EngineReport, Steps)> {
         let (engine, answers) = self.start(cell, cache, kv_memory)?;
-        let mut most = EngineReport::default();
-        let times = drive(answers, self.limit, || note_most(&mut most, &engine)).await?;
-        Ok((times, most))
+        let (mut most, mut steps) = (EngineReport::default(), Steps::default());
+        let seen = || {
+            note_most(&mut most, &engine);
+            steps.note(engine.report().steps, self.model.gpu().counters());
+        };
+        let times = drive(answers, self.limit, seen).await?;
+        Ok((times, most, steps))
     }
 
     pub(super) fn agreement(&self, cache: &Cache) -> Agreement {

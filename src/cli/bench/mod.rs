@@ -22,6 +22,7 @@ mod kernels;
 mod one;
 mod page;
 mod runner;
+mod steps;
 mod suite;
 mod summary;
 mod turns;

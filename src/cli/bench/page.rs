@@ -180,6 +180,7 @@ mod tests {
             kv_bytes_full_f16: (5_000_000 * batch) as u64,
             kv_bytes_reserved: (1_200_000 * batch) as u64,
             peak_bytes: 90_000_000,
+            step: None,
             agreement: Agreement {
                 sequences: 4,
                 identical: 3,

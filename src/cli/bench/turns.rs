@@ -8,6 +8,7 @@ use super::agreement::Agreement;
 use super::cache::Cache;
 use super::cell::{Bench, Cell, Measured, greedy, note_most};
 use super::drive::{Drive, Timeline, drive};
+use super::steps::{StepWork, Steps};
 use crate::cli::measure::median;
 
 /// Turns that count; the one before them compiles what they run.
@@ -32,13 +33,19 @@ struct Batch {
     engine: Engine,
     drive: Drive<Answer>,
     most: EngineReport,
+    steps: Steps,
 }
 
 impl Batch {
     /// Goes on until every sequence has so many tokens.
     async fn until(&mut self, tokens: usize, bench: &Bench) -> Result<()> {
-        let Self { engine, drive, most } = self;
-        drive.until(tokens, bench.limit, || note_most(most, engine)).await
+        let Self { engine, drive, most, steps } = self;
+        steps.pause();
+        let seen = || {
+            note_most(most, engine);
+            steps.note(engine.report().steps, bench.model.gpu().counters());
+        };
+        drive.until(tokens, bench.limit, seen).await
     }
 }
 
@@ -78,7 +85,7 @@ impl Bench {
                 kv_bytes_reserved: self.plan(cell, cache)?.kv,
                 ..EngineReport::default()
             };
-            seat.measured(self, cell, &held, Agreement::default())
+            seat.measured(self, cell, &held, None, Agreement::default())
         };
         seats.iter().zip(cells).map(measured).collect()
     }
@@ -106,7 +113,8 @@ impl Bench {
             gpu.reset_peak();
             let before = gpu.bytes().total();
             let (engine, answers) = self.start(cell, cache, *kv_memory)?;
-            let mut runs = Batch { engine, drive: Drive::new(answers), most: EngineReport::default() };
+            let (drive, most) = (Drive::new(answers), EngineReport::default());
+            let mut runs = Batch { engine, drive, most, steps: Steps::default() };
             runs.until(1, self).await?;
             let first = [runs.drive.times.first_token(), runs.drive.times.every_first_token()];
             let peak = gpu.bytes().peak - before + empty;
@@ -130,7 +138,7 @@ impl Bench {
                 let count = 1 + (TURNS + 1) * turn_tokens(cell)?;
                 self.compare(cell, cache, sequence, &together, count, &mut agreement).await?;
             }
-            all.push(seat.measured(self, cell, &seat.runs.most, agreement)?);
+            all.push(seat.measured(self, cell, &seat.runs.most, seat.runs.steps.work(), agreement)?);
         }
         Ok(all)
     }
@@ -142,6 +150,7 @@ impl<T> Seat<T> {
         bench: &Bench,
         cell: &Cell,
         held: &EngineReport,
+        step: Option<StepWork>,
         agreement: Agreement,
     ) -> Result<Measured> {
         let [first, every_first] = self.first;
@@ -160,6 +169,7 @@ impl<T> Seat<T> {
             kv_bytes_full_f16: held.kv_bytes_full_f16,
             kv_bytes_reserved: held.kv_bytes_reserved,
             peak_bytes: self.peak,
+            step,
             agreement,
         })
     }
