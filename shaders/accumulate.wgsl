@@ -1,11 +1,11 @@
 // accumulate: adds one decode query's attention to the accumulators of the generated rows that may be thinned, for many
 // sequences.
-// rooms: scores [heads, capacity rounded up to even] f32, scaled, by table index; ends [heads][2]: the maximum of a
-// head's scores, and the sum of exp(score - maximum) · book [4, capacity] u32: slot of the i-th live row, then by slot:
+// rooms: scores and ends of all heads, see paid · book [4, capacity] u32: slot of the i-th live row, then by slot:
 // position, A, B (f32 bits)
 // grid ((count - first) / 64, 1, sequences); one lane per live row.
 
 #import jobs
+#import paid
 
 struct Job {
     @align(16) heads: u32,
@@ -21,7 +21,6 @@ struct Job {
 }
 
 @group(0) @binding(0) var<uniform> jobs: array<Job, JOBS>;
-@group(0) @binding(1) var<storage, read> rooms: array<f32>;
 @group(0) @binding(2) var<storage, read_write> book: array<u32>;
 
 fn add(at: u32, value: f32) {
@@ -40,13 +39,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let block = (after - job.prompt) / job.block;
     let start = job.prompt + block * job.block + job.block - 1u;
     if job.position < start { return; }
-    let stride = (job.capacity + 1u) / 2u * 2u;
-    var attention = 0.0;
-    for (var head = 0u; head < job.heads; head++) {
-        let end = job.ends_from + 2u * head;
-        attention += exp(rooms[job.logits_from + head * stride + i] - rooms[end]) / rooms[end + 1u];
-    }
-    attention /= f32(job.heads);
+    let attention = paid(job, 0u, i);
     add(2u * job.capacity + slot, attention);
     add(3u * job.capacity + slot, f32(job.position - start) * attention);
 }

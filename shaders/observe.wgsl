@@ -1,11 +1,11 @@
 // observe: adds one decode query's attention to the sums of all live rows, for many sequences: A and B fade, then A gains
 // the weighted attention and B the weight.
-// rooms: scores [sets * heads, capacity rounded up to even] f32, scaled, by table index; ends [sets * heads][2]: the
-// maximum of a head's scores, and the sum of exp(score - maximum)
+// rooms: scores and ends of all heads, see paid
 // book: its tables, see kv_row.rs
 // grid (count / 64, sets, sequences); one lane per live row.
 
 #import jobs
+#import paid
 
 struct Job {
     @align(16) heads: u32,     // query heads that share one table
@@ -20,7 +20,6 @@ struct Job {
 }
 
 @group(0) @binding(0) var<uniform> jobs: array<Job, JOBS>;
-@group(0) @binding(1) var<storage, read> rooms: array<f32>;
 @group(0) @binding(2) var<storage, read_write> book: array<u32>;
 
 fn add(job: Job, at: u32, value: f32) {
@@ -33,12 +32,6 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     if id.x >= job.count || id.y >= job.sets { return; }
     let table = job.book_from + id.y * 4u * job.capacity;
     let slot = min(book[table + id.x], job.capacity - 1u);
-    let stride = (job.capacity + 1u) / 2u * 2u;
-    var attention = 0.0;
-    for (var head = id.y * job.heads; head < (id.y + 1u) * job.heads; head++) {
-        let end = job.ends_from + 2u * head;
-        attention += exp(rooms[job.logits_from + head * stride + id.x] - rooms[end]) / rooms[end + 1u];
-    }
-    add(job, table + 2u * job.capacity + slot, job.weight * attention / f32(job.heads));
+    add(job, table + 2u * job.capacity + slot, job.weight * paid(job, id.y * job.heads, id.x));
     add(job, table + 3u * job.capacity + slot, job.weight);
 }

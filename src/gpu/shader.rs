@@ -106,6 +106,7 @@ const SHARED: &[(&str, &str)] = &[
     ("kv_row", include_str!("../../shaders/shared/kv_row.wgsl")),
     ("kv_steps", include_str!("../../shaders/shared/kv_steps.wgsl")),
     ("operand", include_str!("../../shaders/shared/operand.wgsl")),
+    ("paid", include_str!("../../shaders/shared/paid.wgsl")),
     ("product", include_str!("../../shaders/shared/product.wgsl")),
     ("radix", include_str!("../../shaders/shared/radix.wgsl")),
     ("rope", include_str!("../../shaders/shared/rope.wgsl")),

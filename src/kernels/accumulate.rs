@@ -73,8 +73,8 @@ pub fn variants() -> Vec<ShaderKey> {
 /// Records `A += a` and `B += age · a` for each query's entries, where `a` is the head-mean attention of the query at
 /// `window.position`. `rooms` has the queries' scores and ends, see [`Room`].
 pub fn accumulate(rec: &mut Recorder, rooms: &Tensor<f32>, queries: &[Accumulate<'_>]) -> Result<()> {
-    let kernel = rec.gpu().kernel(&ShaderKey::new(SHADER))?;
     for group in groups(queries, |a, b| a.book.beside(b.book)) {
+        let kernel = rec.gpu().kernel(&ShaderKey::new(SHADER))?;
         let job = |query: &&Accumulate<'_>| Job {
             heads: query.heads as u32,
             capacity: (query.book.len() / 4) as u32,

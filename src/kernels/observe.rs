@@ -56,8 +56,8 @@ pub fn variants() -> Vec<ShaderKey> {
 ///
 /// `rooms` has the queries' scores and ends, see [`Room`]. A table's rows get the mean over the query heads that share it.
 pub fn observe(rec: &mut Recorder, rooms: &Tensor<f32>, queries: &[Observe<'_>]) -> Result<()> {
-    let kernel = rec.gpu().kernel(&ShaderKey::new(SHADER))?;
     for group in groups(queries, |a, b| a.rows.book.beside(&b.rows.book)) {
+        let kernel = rec.gpu().kernel(&ShaderKey::new(SHADER))?;
         let job = |query: &&Observe<'_>| Job {
             heads: (query.rows.heads.query / query.rows.sets) as u32,
             sets: query.rows.sets as u32,

@@ -74,8 +74,8 @@ pub fn variants() -> Vec<ShaderKey> {
 /// # Errors
 /// [`crate::Error::Invalid`] for a cut that is not within the live rows.
 pub fn thin(rec: &mut Recorder, scratch: &Tensor<u32>, thins: &[Thin<'_>]) -> Result<()> {
-    let kernel = rec.gpu().kernel(&ShaderKey::new(SHADER))?;
     for group in groups(thins, |a, b| a.book.beside(b.book)) {
+        let kernel = rec.gpu().kernel(&ShaderKey::new(SHADER))?;
         let (mut jobs, mut old_from) = (Vec::with_capacity(group.len()), 0);
         for &&Thin { book, sets, count, cut: Cut { start, block, keep }, score } in &group {
             if keep > block || start + block > count {
