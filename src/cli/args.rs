@@ -229,7 +229,10 @@ pub fn read_text(path: &Path) -> Result<String> {
 
 /// A text without the byte order mark in front.
 pub fn without_mark(text: String) -> String {
-    text.strip_prefix('\u{feff}').map_or(text.clone(), str::to_owned)
+    match text.strip_prefix('\u{feff}') {
+        Some(rest) => rest.to_owned(),
+        None => text,
+    }
 }
 
 /// A number of tokens, rows or runs.

@@ -143,7 +143,7 @@ impl<'a> Batch<'a> {
         let (text, tokens, error) = match outcome {
             Ok((text, tokens)) => (Some(text), Some(tokens), None),
             Err(error @ (Error::DeviceLost(_) | Error::OutOfMemory { .. })) => return Err(error),
-            Err(error) => (None, None, Some(error.to_string())),
+            Err(error) => (None, None, Some(super::in_flags(&error))),
         };
         Ok(Some((i, Line { prompt: prompt.to_owned(), text, tokens, error })))
     }
